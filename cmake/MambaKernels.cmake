@@ -1,0 +1,31 @@
+# mamba_add_kernels(target stem...): <stem>_ref.cpp once, <stem>_cpu.cpp once per ISA with that ISA's
+# flags and MAMBA_ISA set to its name, and a table per backend.
+set(MAMBA_ISAS base avx2 avx512 avx512_bf16)
+set(MAMBA_ISA_FLAGS_base)
+set(MAMBA_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
+set(MAMBA_ISA_FLAGS_avx512 -march=x86-64-v4 -mprefer-vector-width=512)
+set(MAMBA_ISA_FLAGS_avx512_bf16 ${MAMBA_ISA_FLAGS_avx512} -mavx512bf16 -mavx512vnni)
+
+function(mamba_add_kernels target)
+  set(src ${PROJECT_SOURCE_DIR}/src/kernels)
+  set(refs ${src}/table.cpp)
+  set(cpus ${src}/table.cpp)
+  foreach(stem IN LISTS ARGN)
+    list(APPEND refs ${src}/${stem}_ref.cpp)
+    list(APPEND cpus ${src}/${stem}_cpu.cpp)
+  endforeach()
+  foreach(backend ref ${MAMBA_ISAS})
+    set(object ${target}_kernels_${backend})
+    if(backend STREQUAL ref)
+      add_library(${object} OBJECT ${refs})
+    else()
+      add_library(${object} OBJECT ${cpus})
+      # Small fixed loops over rows and taps unroll at -O3 alone (conv1d backward: 1.5x over -O2).
+      target_compile_options(${object} PRIVATE ${MAMBA_ISA_FLAGS_${backend}}
+        $<$<CONFIG:Release>:-O3>)
+    endif()
+    target_compile_definitions(${object} PRIVATE MAMBA_ISA=${backend})
+    target_link_libraries(${object} PRIVATE mamba_options OpenMP::OpenMP_CXX DNNL::dnnl)
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
+endfunction()

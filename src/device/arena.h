@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arena: hands out 64-byte aligned views of one block. Without a block it only counts, so that the
+// memory of a step is planned by the very code that uses it.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "base/buf.h"
+#include "base/check.h"
+
+namespace mamba {
+
+// 64-byte aligned memory of fixed size, zeroed.
+class AlignedBlock {
+ public:
+  AlignedBlock() = default;
+  // Throws out_of_memory saying what the memory was for.
+  AlignedBlock(int64_t bytes, const char* purpose);
+  void* data() const { return data_.get(); }
+  int64_t size() const { return size_; }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<void, Free> data_;
+  int64_t size_ = 0;
+};
+
+class Arena {
+ public:
+  // Counts only.
+  Arena() = default;
+  Arena(void* data, int64_t bytes) : base_(static_cast<char*>(data)), capacity_(bytes) {}
+
+  // `count` elements; null data while counting. Past the capacity it is a bug of the plan.
+  Buf alloc(DType dtype, int64_t count) {
+    const int64_t at = used_;
+    used_ += (count * dtype_size(dtype) + 63) / 64 * 64;
+    if (base_ == nullptr) return Buf(nullptr, dtype);
+    MAMBA_CHECK(used_ <= capacity_);
+    return Buf(base_ + at, dtype);
+  }
+  int64_t used() const { return used_; }
+  // The part that is not handed out yet; what is taken there is not taken here.
+  Arena rest() const {
+    return base_ == nullptr ? Arena() : Arena(base_ + used_, capacity_ - used_);
+  }
+
+ private:
+  char* base_ = nullptr;
+  int64_t capacity_ = 0;
+  int64_t used_ = 0;
+};
+
+}  // namespace mamba

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Choice of a backend by name, scratch memory and the sticky error.
+#include "device/device.h"
+
+#include <fmt/ranges.h>
+
+#include <cstdlib>
+
+#include "base/check.h"
+#include "device/cpu_features.h"
+
+namespace mamba {
+namespace {
+
+struct Backend {
+  const char* name;
+  const Kernels& (*kernels)();
+  DType real;
+  bool available;
+};
+
+// Best first: "cpu" means the first available one. oneDNN is worth it where it can use AMX.
+std::vector<Backend> backends() {
+  const CpuFeatures& f = cpu_features();
+  std::vector<Backend> list = {
+      {"cpu:avx512_bf16", avx512_bf16_kernels, DType::kF32, f.avx512_bf16},
+      {"cpu:avx512", avx512_kernels, DType::kF32, f.avx512},
+      {"cpu:avx2", avx2_kernels, DType::kF32, f.avx2},
+      {"cpu:base", base_kernels, DType::kF32, true},
+      {"ref", ref_kernels, DType::kF32, true},
+      {"ref64", ref_kernels, DType::kF64, true},
+  };
+  list.insert(f.amx ? list.begin() : list.end() - 2,
+              {"cpu:onednn", onednn_kernels, DType::kF32, true});
+  return list;
+}
+
+constexpr int64_t kAlignment = 64;
+
+bool grow_scratch(Stream& stream, int64_t bytes) {
+  const int64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  void* fresh = std::aligned_alloc(kAlignment, static_cast<size_t>(rounded));
+  if (fresh == nullptr) {
+    if (stream.failed == nullptr) {
+      stream.failed = "scratch memory of a kernel";
+      stream.failed_bytes = rounded;
+    }
+    return false;
+  }
+  std::free(stream.scratch_data);
+  stream.scratch_data = fresh;
+  stream.scratch_bytes = rounded;
+  return true;
+}
+
+}  // namespace
+
+std::vector<std::string> Device::available() {
+  std::vector<std::string> names;
+  for (const Backend& b : backends()) {
+    if (b.available) names.emplace_back(b.name);
+  }
+  return names;
+}
+
+std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
+  if (options.threads < 0 || options.threads > 1024) {
+    fail(ErrorCode::kInvalidArgument, "[device] expected threads in 0..1024 (0: all), got {}",
+         options.threads);
+  }
+  for (const Backend& b : backends()) {
+    const bool best = options.name == "cpu" && b.available;
+    if (!best && options.name != b.name) continue;
+    if (!b.available) {
+      fail(ErrorCode::kDevice,
+           "[device] '{}' needs instructions that this CPU ({}) lacks; use one of {}", b.name,
+           cpu_model_name(), fmt::join(available(), ", "));
+    }
+    std::unique_ptr<Device> device(new Device);
+    device->kernels_ = &b.kernels();
+    device->real_ = b.real;
+    device->name_ = b.name;
+    device->stream_.threads = options.threads > 0 ? options.threads : physical_cores();
+    device->stream_.grow = grow_scratch;
+    device->stream_.owner = device.get();
+    return device;
+  }
+  fail(ErrorCode::kInvalidArgument, "[device] expected one of cpu, {}; got '{}'",
+       fmt::join(available(), ", "), options.name);
+}
+
+Device::~Device() { std::free(stream_.scratch_data); }
+
+void Device::sync() {
+  if (stream_.failed == nullptr) return;
+  const std::string what = stream_.failed;
+  const int64_t bytes = stream_.failed_bytes;
+  stream_.failed = nullptr;
+  stream_.failed_bytes = 0;
+  fail(bytes > 0 ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
+       "[device {}] {} failed{}; use smaller batches or sequences", name_, what,
+       bytes > 0 ? fmt::format(" asking for {} bytes", bytes) : "");
+}
+
+}  // namespace mamba

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Device owns a table of kernels, a stream with its threads and scratch, and says what it runs
+// on.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "device/stream.h"
+#include "kernels/kernels.h"
+#include "mamba/dtype.h"
+
+namespace mamba {
+
+struct DeviceOptions {
+  // "cpu" (the best for this CPU), "cpu:base", "cpu:avx2", "cpu:avx512", "cpu:avx512_bf16",
+  // "cpu:onednn" (the best ISA, bf16 products by oneDNN; "cpu" means this one where there is AMX),
+  // "ref" (scalar reference in f32) or "ref64" (in f64).
+  std::string name = "cpu";
+  int threads = 0;  // 0: one per physical core that this process may use
+};
+
+class Device {
+ public:
+  // Throws invalid_argument for an unknown name, device for an ISA that this CPU lacks.
+  static std::unique_ptr<Device> create(const DeviceOptions& options = {});
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Kernels& kernels() const { return *kernels_; }
+  Stream& stream() { return stream_; }
+  // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
+  DType real() const { return real_; }
+  const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
+  int threads() const { return stream_.threads; }
+  // Throws what the stream has recorded since the last call: out_of_memory or device, kernel named.
+  void sync();
+
+  // Names that create() accepts on this machine, best first.
+  static std::vector<std::string> available();
+
+ private:
+  Device() = default;
+  const Kernels* kernels_ = nullptr;
+  Stream stream_;
+  DType real_ = DType::kF32;
+  std::string name_;
+};
+
+}  // namespace mamba

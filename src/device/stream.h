@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a kernel call runs on: threads, scratch memory and a sticky error. Plain data, so that files
+// compiled for one ISA may include it.
+#pragma once
+
+#include "base/bf16.h"
+#include "mamba/dtype.h"
+
+namespace mamba {
+
+struct Stream {
+  int threads = 1;
+  // Scratch of the running kernel, 64-byte aligned; grown by `grow` to its high-water mark, so a
+  // steady state allocates nothing. Valid until the kernel returns; kernels do not nest scratch.
+  void* scratch_data = nullptr;
+  int64_t scratch_bytes = 0;
+  bool (*grow)(Stream&, int64_t bytes) = nullptr;  // false and `failed` set when memory is short
+  // First failure, with the name of the kernel; Device::sync() throws it.
+  const char* failed = nullptr;
+  int64_t failed_bytes = 0;
+  void* owner = nullptr;  // the Device
+
+  // `count` elements of T, or null (then the kernel returns at once).
+  template <class T>
+  MAMBA_INLINE T* scratch(int64_t count) {
+    const int64_t bytes = count * static_cast<int64_t>(sizeof(T));
+    if (bytes > scratch_bytes && !grow(*this, bytes)) return nullptr;
+    return static_cast<T*>(scratch_data);
+  }
+};
+
+// What a call costs: for GB/s, GFLOP/s and the share of the machine's limits.
+struct Cost {
+  double bytes = 0;  // moved to and from memory, each tensor once
+  double flops = 0;  // one multiply-add = 2, one exp = 1
+};
+
+}  // namespace mamba

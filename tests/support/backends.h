@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs a test over every backend that this machine has and says which ones ran.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "device/device.h"
+
+namespace mamba::test {
+
+// body(Device&, name) for "cpu:base" ... "cpu:avx512_bf16" (what is available) and "ref", each with
+// the given number of threads. Checks that the table that runs is the one asked for.
+template <class Body>
+void for_each_backend(Body&& body, int threads = 2) {
+  std::string ran;
+  for (const std::string& name : Device::available()) {
+    if (name == "ref64") continue;
+    std::unique_ptr<Device> device = Device::create({name, threads});
+    const std::string table = name.rfind("cpu:", 0) == 0 ? name.substr(4) : name;
+    ASSERT_EQ(table, device->kernels().name);
+    SCOPED_TRACE("backend " + name);
+    body(*device);
+    ran += " " + name;
+  }
+  std::printf("backends:%s\n", ran.c_str());
+}
+
+}  // namespace mamba::test
