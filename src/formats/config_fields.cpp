@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table behind config_fields(). The ranges are far beyond any model that fits a machine and
+// small enough that every product of two of them fits into 64 bits.
+#include "formats/config_fields.h"
+
+#include <limits>
+#include <string_view>
+#include <type_traits>
+
+#include "base/check.h"
+
+namespace mamba {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+constexpr FieldUse kBoth = FieldUse::kBoth, kMamba1 = FieldUse::kMamba1,
+                   kMamba2 = FieldUse::kMamba2;
+constexpr FieldEffect kFunction = FieldEffect::kFunction, kTraining = FieldEffect::kTraining;
+constexpr double kMaxVocab = 1 << 24, kMaxWidth = 1 << 20;
+
+const ConfigField kFields[] = {
+    {"mixer", &Config::mixer},
+    {"model_type", &Config::model_type},
+    {"vocab_size", &Config::vocab_size, kBoth, kFunction, 1, kMaxVocab},
+    {"d_model", &Config::d_model, kBoth, kFunction, 1, 1 << 17},
+    {"n_layer", &Config::n_layer, kBoth, kFunction, 1, 4096},
+    {"d_intermediate", &Config::d_intermediate, kBoth, kFunction, 0, kMaxWidth},
+    {"norm", &Config::norm},
+    {"norm_eps", &Config::norm_eps, kBoth, kFunction, 1e-30, 1},
+    {"residual_in_fp32", &Config::residual_in_fp32},
+    {"tie_embeddings", &Config::tie_embeddings},
+    {"d_inner", &Config::d_inner, kBoth, kFunction, 1, kMaxWidth},
+    {"d_state", &Config::d_state, kBoth, kFunction, 1, 4096},
+    {"d_conv", &Config::d_conv, kBoth, kFunction, 1, 256},
+    {"conv_bias", &Config::conv_bias},
+    {"conv_silu", &Config::conv_silu},
+    {"conv_init", &Config::conv_init, kBoth, kTraining, 0, 1e3},
+    {"use_bias", &Config::use_bias},
+    {"dt_min", &Config::dt_min, kBoth, kTraining, 1e-12, 1e3},
+    {"dt_max", &Config::dt_max, kBoth, kTraining, 1e-12, 1e3},
+    {"dt_init_floor", &Config::dt_init_floor, kBoth, kTraining, 0, 1e3},
+    {"dt_rank", &Config::dt_rank, kMamba1, kFunction, 1, 1 << 17},
+    {"dt_init_random", &Config::dt_init_random, kMamba1, kTraining},
+    {"dt_scale", &Config::dt_scale, kMamba1, kTraining, 0, 1e6},
+    {"bcdt_rms", &Config::bcdt_rms, kMamba1},
+    {"bcdt_rms_eps", &Config::bcdt_rms_eps, kMamba1, kFunction, 1e-30, 1},
+    {"headdim", &Config::headdim, kMamba2, kFunction, 1, 1 << 16},
+    {"n_groups", &Config::n_groups, kMamba2, kFunction, 1, 1 << 16},
+    {"d_ssm", &Config::d_ssm, kMamba2, kFunction, 0, kMaxWidth},
+    {"chunk_size", &Config::chunk_size, kMamba2, kTraining, 1, 1 << 16},
+    {"D_has_hdim", &Config::D_has_hdim, kMamba2},
+    {"gated_norm", &Config::gated_norm, kMamba2},
+    {"norm_before_gate", &Config::norm_before_gate, kMamba2},
+    {"norm_groups", &Config::norm_groups, kMamba2, kFunction, 1, 1 << 16},
+    {"A_init_min", &Config::A_init_min, kMamba2, kTraining, 1e-6, 1e6},
+    {"A_init_max", &Config::A_init_max, kMamba2, kTraining, 1e-6, 1e6},
+    {"dt_limit_min", &Config::dt_limit_min, kMamba2, kFunction, 0, 1e6},
+    {"dt_limit_max", &Config::dt_limit_max, kMamba2, kFunction, 0, kInf},
+    {"learnable_init_states", &Config::learnable_init_states, kMamba2},
+    {"embedding_std", &Config::embedding_std, kBoth, kTraining, 0, 1e3},
+    {"rescale_prenorm_residual", &Config::rescale_prenorm_residual, kBoth, kTraining},
+    {"bos_token_id", &Config::bos_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
+    {"eos_token_id", &Config::eos_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
+    {"pad_token_id", &Config::pad_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
+};
+
+void check_choice(const char* name, const std::string& value,
+                  std::initializer_list<std::string_view> allowed) {
+  std::string list;
+  for (const std::string_view choice : allowed) {
+    if (value == choice) return;
+    list += (list.empty() ? "\"" : ", \"") + std::string(choice) + "\"";
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[config] expected {} to be one of {}, got \"{}\"; choose one of them", name, list,
+       printable(value));
+}
+
+template <class T>
+void check_range(const ConfigField& field, T value) {
+  const double v = static_cast<double>(value);
+  if (v >= field.low && v <= field.high) return;  // NaN fails both
+  if constexpr (std::is_integral_v<T>) {
+    fail(ErrorCode::kInvalidArgument, "[config] expected {} from {} to {}, got {}; correct it",
+         field.name, static_cast<int64_t>(field.low), static_cast<int64_t>(field.high), value);
+  } else {
+    fail(ErrorCode::kInvalidArgument, "[config] expected {} from {} to {}, got {}; correct it",
+         field.name, field.low, field.high, value);
+  }
+}
+
+}  // namespace
+
+std::span<const ConfigField> config_fields() { return kFields; }
+
+const ConfigField* find_config_field(const std::string& name) {
+  for (const ConfigField& field : kFields) {
+    if (name == field.name) return &field;
+  }
+  return nullptr;
+}
+
+bool is_read(const ConfigField& field, const Config& config) {
+  return field.use == kBoth || (field.use == kMamba1) == (config.mixer == "mamba1");
+}
+
+void check_field(const ConfigField& field, const Config& config) {
+  if (field.member == ConfigField::Member(&Config::mixer)) {
+    check_choice(field.name, config.mixer, {"mamba1", "mamba2"});
+  } else if (field.member == ConfigField::Member(&Config::model_type)) {
+    check_choice(field.name, config.model_type, {"mamba", "mamba2", "falcon_mamba"});
+  } else if (const auto* integer = std::get_if<int64_t Config::*>(&field.member)) {
+    check_range(field, config.*(*integer));
+  } else if (const auto* real = std::get_if<double Config::*>(&field.member)) {
+    check_range(field, config.*(*real));
+  }
+}
+
+Json field_to_json(const ConfigField& field, const Config& config) {
+  return std::visit(
+      [&](auto member) -> Json {
+        const auto& value = config.*member;
+        using T = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<T, NormKind>) {
+          return value == NormKind::kRms ? "rms" : "layer";
+        } else if constexpr (std::is_same_v<T, double>) {
+          return json_of_number(value);
+        } else {
+          return value;
+        }
+      },
+      field.member);
+}
+
+void field_from_json(const ConfigField& field, const Json& value, Config& config,
+                     const std::string& where) {
+  Json holder = Json::object();
+  holder[field.name] = value;
+  std::visit(
+      [&](auto member) {
+        auto& target = config.*member;
+        using T = std::decay_t<decltype(target)>;
+        if constexpr (std::is_same_v<T, NormKind>) {
+          const std::string text = get_string(holder, field.name, where);
+          if (text != "rms" && text != "layer") {
+            fail(ErrorCode::kBadFile,
+                 "[{}] expected \"{}\" to be \"rms\" or \"layer\", got \"{}\"; correct "
+                 "the file",
+                 where, field.name, printable(text));
+          }
+          target = text == "rms" ? NormKind::kRms : NormKind::kLayer;
+        } else if constexpr (std::is_same_v<T, double>) {
+          target = get_number(holder, field.name, field.low, field.high, where);
+        } else if constexpr (std::is_same_v<T, bool>) {
+          target = get_bool(holder, field.name, where);
+        } else if constexpr (std::is_same_v<T, int64_t>) {
+          target = get_int(holder, field.name, static_cast<int64_t>(field.low),
+                           static_cast<int64_t>(field.high), where);
+        } else {
+          target = get_string(holder, field.name, where);
+        }
+      },
+      field.member);
+}
+
+}  // namespace mamba
