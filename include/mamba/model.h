@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model on a device: load, run chunks and steps from a state to a state, save.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mamba/config.h"
+#include "mamba/dtype.h"
+#include "mamba/state.h"
+
+namespace mamba {
+
+class Network;
+
+struct ModelOptions {
+  std::string device =
+      "cpu";  // "cpu", "cpu:base", "cpu:avx2", "cpu:avx512", "cpu:avx512_bf16", "ref", "ref64"
+  int threads = 0;            // 0: one per physical core
+  DType dtype = DType::kF32;  // kF32 or kBF16: type of the weight matrices and their products
+};
+
+enum class Logits { kNone, kLast, kAll };
+
+// Not thread-safe: one thread at a time uses a Model and the states it made.
+class Model {
+ public:
+  // A model folder (config.json + safetensors). Throws bad_file, unsupported, out_of_memory,
+  // device.
+  static Model load(const std::string& folder, const ModelOptions& options = {});
+  // Fresh weights by the rules of the papers, from the seed alone.
+  static Model create(const Config& config, uint64_t seed, const ModelOptions& options = {});
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+  ~Model();
+
+  const Config& config() const;
+  int64_t parameters() const;
+  // Fresh states of `batch` sequences.
+  State new_state(int64_t batch) const;
+
+  // Runs a chunk of `length` tokens of every row from `state` to `state`. tokens is (batch, length)
+  // row-major, ids in [0, vocab_size); -1 marks padding, which changes nothing and whose logits are
+  // 0. documents, when not null, is (batch, length): a change of id between two tokens starts a
+  // fresh sequence there (the first token always continues `state`). logits: kAll (batch, length,
+  // vocab_size); kLast (batch, vocab_size) after each row's last token that is no padding
+  // (unchanged for a row of padding alone); null with kNone. A row's results do not depend on its
+  // neighbours or its padding by a bit.
+  void forward(const int32_t* tokens, int64_t length, State& state, Logits want, float* logits,
+               const int32_t* documents = nullptr);
+  // One token for every row; logits (batch, vocab_size). -1 leaves the row's state and logits
+  // alone.
+  void step(const int32_t* tokens, State& state, float* logits);
+  // nll (batch, length): -log p(target | tokens so far) of each position, 0 where the target is -1.
+  void score(const int32_t* tokens, const int32_t* targets, int64_t length, State& state,
+             float* nll, const int32_t* documents = nullptr);
+
+  // Writes config.json and safetensors in the transformers form, each file atomically.
+  void save(const std::string& folder, DType dtype = DType::kF32) const;
+  // 16 hex digits over config, dtype and all weights: ties a saved state to its model.
+  const std::string& fingerprint() const;
+  // "cpu:avx512", ... what runs.
+  const std::string& device_name() const;
+  DType dtype() const;
+
+  Network& network() { return *network_; }
+
+ private:
+  explicit Model(std::unique_ptr<Network> network);
+  std::unique_ptr<Network> network_;
+};
+
+// Exact number of parameters of a configuration (tied heads counted once).
+int64_t parameter_count(const Config& config);
+
+}  // namespace mamba

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The recurrent state of a batch of sequences: a value that can be copied, forked, saved and
+// compared.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace mamba {
+
+// One tensor of the state of one sequence.
+struct StateTensor {
+  std::string name;            // "layers.0.conv", "layers.0.ssm", ...
+  std::vector<int64_t> shape;  // of one sequence
+  int64_t offset;              // in elements from the start of the sequence's state
+};
+
+// Every sequence's state is one contiguous run of `elements()` f32 (f64 on the f64 reference), so
+// that copying, forking or saving one sequence is one copy. Made by Model::new_state.
+class State {
+ public:
+  State() = default;
+  State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t elements, int element_size,
+        int64_t batch);
+
+  int64_t batch() const { return batch_; }
+  int64_t elements() const { return elements_; }  // of one sequence
+  int64_t bytes_per_sequence() const { return elements_ * element_size_; }
+  int element_size() const { return element_size_; }  // 4, or 8 on the f64 reference
+  const std::vector<StateTensor>& tensors() const { return *tensors_; }
+
+  void* sequence(int64_t row);
+  const void* sequence(int64_t row) const;
+
+  // A state of one sequence: a copy of row `row`.
+  State fork(int64_t row) const;
+  // Overwrites row `row` with row `from_row` of `from`, which must come from the same model.
+  void assign(int64_t row, const State& from, int64_t from_row);
+  // The same layout and the same bits in every sequence.
+  bool operator==(const State& other) const;
+  // Largest absolute difference over all elements; infinity if layouts differ.
+  double max_difference(const State& other) const;
+
+ private:
+  std::shared_ptr<const std::vector<StateTensor>> tensors_;
+  int64_t elements_ = 0;
+  int element_size_ = 4;
+  int64_t batch_ = 0;
+  std::vector<double> storage_;  // doubles, for alignment
+};
+
+}  // namespace mamba

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// The network forward: embedding -> (r = r + h; h = op(norm(r))) per sub-layer -> norm -> head.
+#include <algorithm>
+
+#include "base/check.h"
+#include "kernels/with_float.h"
+#include "model/network.h"
+
+namespace mamba {
+
+void Network::check(const Batch& batch) const {
+  if (batch.B < 0 || batch.L < 0 || (batch.L > 0 && batch.B > (int64_t{1} << 31) / batch.L)) {
+    fail(ErrorCode::kInvalidArgument,
+         "[forward] expected at most 2^31 tokens in a call, got {} x {}", batch.B, batch.L);
+  }
+  for (int64_t i = 0; i < batch.B * batch.L; ++i) {
+    const bool bad_target = batch.targets != nullptr &&
+                            (batch.targets[i] < -1 || batch.targets[i] >= config_.vocab_size);
+    const int32_t id = bad_target ? batch.targets[i] : batch.ids[i];
+    if (bad_target || id < -1 || id >= config_.vocab_size) {
+      fail(ErrorCode::kInvalidArgument,
+           "[forward] expected {} in 0..{} (-1: padding), got {} at row {}, position {}",
+           bad_target ? "targets" : "token ids", config_.vocab_size - 1, id, i / batch.L,
+           i % batch.L);
+    }
+  }
+}
+
+Context Network::context(const Batch& batch, bool decode) {
+  Context ctx{};
+  ctx.device = device_.get();
+  ctx.B = batch.B;
+  ctx.L = batch.L;
+  ctx.product = product_;
+  ctx.decode = decode;
+  ctx.state_stride = state_elements_;
+  const int64_t count = batch.B * batch.L;
+  const bool padded = batch.ids != nullptr &&
+                      std::any_of(batch.ids, batch.ids + count, [](int32_t id) { return id < 0; });
+  if (padded || batch.doc_ids != nullptr) {
+    documents_.assign(static_cast<size_t>(count), 0);
+    for (int64_t i = 0; i < count; ++i) {
+      const int32_t document = batch.doc_ids != nullptr ? batch.doc_ids[i] : 0;
+      documents_[static_cast<size_t>(i)] = batch.ids[i] < 0 ? -1 : document;
+    }
+    ctx.doc_ids = documents_.data();
+  }
+  return ctx;
+}
+
+Network::NormIO Network::layout_norm(const Context& ctx, Arena& arena) const {
+  NormIO io;
+  io.r = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
+  io.y = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
+  io.rstd = arena.alloc(ctx.real(), ctx.rows());
+  if (config_.norm == NormKind::kLayer) io.mean = arena.alloc(ctx.real(), ctx.rows());
+  return io;
+}
+
+void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBuf residual,
+                           const NormIO& io) const {
+  const CBuf w = weights_[static_cast<size_t>(weight)].data;
+  if (config_.norm == NormKind::kLayer) {
+    LayerNormArgs args{};
+    args.rows = ctx.rows(), args.dim = config_.d_model, args.eps = config_.norm_eps;
+    args.x = h, args.residual = residual, args.residual_out = io.r;
+    args.weight = w, args.bias = weights_[static_cast<size_t>(bias)].data;
+    args.y = io.y, args.mean = io.mean, args.rstd = io.rstd;
+    ctx.kernels().layer_norm_forward(ctx.stream(), args);
+    return;
+  }
+  RmsNormArgs args{};
+  args.rows = ctx.rows(), args.dim = config_.d_model, args.eps = config_.norm_eps;
+  args.x = h, args.x_stride = config_.d_model;
+  args.residual = residual, args.residual_out = io.r, args.weight = w;
+  args.y = io.y, args.y_stride = config_.d_model, args.rstd = io.rstd;
+  ctx.kernels().rms_norm_forward(ctx.stream(), args);
+}
+
+void Network::embed(const Context& ctx, const Batch& batch, Buf h) const {
+  EmbedArgs args{};
+  args.rows = ctx.rows(), args.dim = config_.d_model, args.vocab = config_.vocab_size;
+  args.ids = batch.ids, args.weight = weights_[static_cast<size_t>(embedding_)].data, args.y = h;
+  ctx.kernels().embed_forward(ctx.stream(), args);
+}
+
+int64_t Network::inference_bytes(const Context& ctx) const {
+  int64_t op = 0;
+  for (const SubLayer& layer : layers_) {
+    op = std::max(op, layer.op->saved_bytes(ctx) + layer.op->forward_bytes(ctx));
+  }
+  Arena count;
+  layout_norm(ctx, count);
+  count.alloc(ctx.real(), ctx.rows() * config_.d_model);  // h
+  count.alloc(ctx.real(), ctx.B * config_.d_model);       // last rows
+  count.alloc(ctx.real(), std::min(head_rows(), ctx.rows()) * (config_.vocab_size + 1));  // losses
+  return count.used() + op + 4096;
+}
+
+int64_t Network::forward_bytes(int64_t B, int64_t L) const {
+  Context ctx{};
+  ctx.device = device_.get();
+  ctx.B = B;
+  ctx.L = L;
+  return inference_bytes(ctx);
+}
+
+Buf Network::run_layers(const Context& ctx, const Batch& batch, State* state, Arena& arena) {
+  const NormIO io = layout_norm(ctx, arena);
+  const Buf h = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
+  embed(ctx, batch, h);
+  CBuf residual;  // none before the first block
+  for (const SubLayer& layer : layers_) {
+    norm_forward(ctx, layer.norm_weight, layer.norm_bias, h, residual, io);
+    residual = io.r;
+    const LayerView v = view(layer, state, state, false);
+    if (ctx.decode) {
+      layer.op->step(ctx, v, io.y, h, arena.rest());
+    } else {
+      Arena saved = arena.rest();
+      Arena scratch = saved;
+      scratch.alloc(DType::kU8, layer.op->saved_bytes(ctx));
+      layer.op->forward(ctx, v, io.y, h, saved, scratch.rest());
+    }
+  }
+  norm_forward(ctx, norm_f_weight_, norm_f_bias_, h, residual, io);
+  return io.y;
+}
+
+int64_t Network::head_rows() const {
+  // About 8 MiB of logits at a time, in whole tiles of linear.
+  constexpr int64_t kElements = 2 << 20;
+  return std::clamp<int64_t>(kElements / config_.vocab_size / 64 * 64, 64, 1024);
+}
+
+void Network::head(const Context& ctx, CBuf x, int64_t rows, bool decode, Buf logits) const {
+  Context part = ctx;
+  part.B = rows;
+  part.L = 1;
+  part.decode = decode;
+  linear(part, x, config_.d_model, weights_[static_cast<size_t>(head_weight_)], CBuf(), logits,
+         config_.vocab_size, config_.vocab_size, config_.d_model);
+}
+
+void Network::last_logits(const Context& ctx, const Batch& batch, CBuf x, Buf logits,
+                          Arena arena) const {
+  // One row at a time into place, so that a row of padding alone leaves its logits unchanged; rows
+  // that follow each other go together and share the weights.
+  const int64_t D = config_.d_model, V = config_.vocab_size;
+  const Buf last = arena.alloc(ctx.real(), ctx.B * D);
+  int64_t from = 0, ready = 0;
+  for (int64_t b = 0; b <= ctx.B; ++b) {
+    int64_t t = -1;
+    if (b < ctx.B) {
+      t = ctx.L - 1;
+      while (t >= 0 && batch.ids[b * ctx.L + t] < 0) --t;
+    }
+    if (t >= 0) {
+      copy_rows(x + (b * ctx.L + t) * D, 0, last + (from + ready) * D, 0, 1, D);
+      ++ready;
+      continue;
+    }
+    if (ready > 0) head(ctx, last + from * D, ready, true, logits + from * V);
+    from = b + 1;
+    ready = 0;
+  }
+}
+
+void Network::all_logits(const Context& ctx, const Batch& batch, CBuf x, Buf logits) const {
+  const int64_t V = config_.vocab_size;
+  for (int64_t row = 0; row < ctx.rows(); row += head_rows()) {
+    const int64_t rows = std::min(head_rows(), ctx.rows() - row);
+    head(ctx, x + row * config_.d_model, rows, ctx.decode, logits + row * V);
+  }
+  for (int64_t row = 0; row < ctx.rows(); ++row) {
+    if (batch.ids[row] < 0) fill_zero(logits + row * V, V);
+  }
+}
+
+LossSum Network::losses(const Context& ctx, const Batch& batch, CBuf x, Buf nll,
+                        Arena arena) const {
+  const int64_t V = config_.vocab_size, block = std::min(head_rows(), ctx.rows());
+  const Buf logits = arena.alloc(ctx.real(), block * V);
+  const Buf part = arena.alloc(ctx.real(), block);
+  LossSum sum;
+  for (int64_t row = 0; row < ctx.rows(); row += block) {
+    const int64_t rows = std::min(block, ctx.rows() - row);
+    head(ctx, x + row * config_.d_model, rows, false, logits);
+    CrossEntropyArgs args{};
+    args.rows = rows, args.vocab = V, args.targets = batch.targets + row;
+    args.logits = logits, args.logits_stride = V;
+    args.nll = nll ? nll + row : part;
+    ctx.kernels().cross_entropy(ctx.stream(), args);
+    with_float(ctx.real(), [&]<class T>() {
+      for (int64_t i = 0; i < rows; ++i) {
+        if (batch.targets[row + i] < 0) continue;
+        sum.nll += static_cast<double>(args.nll.as<T>()[i]);
+        ++sum.targets;
+      }
+    });
+  }
+  return sum;
+}
+
+LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll) {
+  check(batch);
+  LossSum sum;
+  if (batch.B * batch.L == 0) return sum;
+  const Context ctx = context(batch, false);
+  Arena arena = workspace(inference_bytes(ctx));
+  const Buf x = run_layers(ctx, batch, state, arena);
+  if (want == Logits::kLast) last_logits(ctx, batch, x, logits, arena.rest());
+  if (want == Logits::kAll) all_logits(ctx, batch, x, logits);
+  if (batch.targets != nullptr) sum = losses(ctx, batch, x, nll, arena.rest());
+  device_->sync();
+  return sum;
+}
+
+void Network::step(const int32_t* ids, State& state, Buf logits) {
+  Batch batch;
+  batch.B = state.batch();
+  batch.L = 1;
+  batch.ids = ids;
+  check(batch);
+  if (batch.B == 0) return;
+  const Context ctx = context(batch, true);
+  MAMBA_CHECK(!ctx.doc_ids);
+  Arena arena = workspace(inference_bytes(ctx));
+  const Buf x = run_layers(ctx, batch, &state, arena);
+  if (logits) head(ctx, x, ctx.B, true, logits);
+  device_->sync();
+}
+
+}  // namespace mamba

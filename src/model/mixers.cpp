@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of variants, and what all mixers share.
+#include <fmt/ranges.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "model/mixer.h"
+#include "model/mixers/all.h"
+
+namespace mamba {
+namespace {
+
+struct Variant {
+  const char* name;
+  std::unique_ptr<Mixer> (*make)(const Config&);
+};
+
+constexpr Variant kVariants[] = {
+    {"mamba1", make_mamba1},
+    {"mamba2", make_mamba2},
+};
+
+int64_t product_of(const std::vector<int64_t>& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+}  // namespace
+
+std::vector<std::string> mixer_names() {
+  std::vector<std::string> names;
+  for (const Variant& v : kVariants) names.emplace_back(v.name);
+  return names;
+}
+
+std::unique_ptr<Mixer> make_mixer(const Config& config) {
+  for (const Variant& v : kVariants) {
+    if (config.mixer == v.name) return v.make(config);
+  }
+  fail(ErrorCode::kUnsupported, "[model] expected a mixer of {}; got '{}'",
+       fmt::join(mixer_names(), ", "), config.mixer);
+}
+
+int Mixer::add_param(std::string name, std::vector<int64_t> shape, Init init, double scale,
+                     bool decay, bool matrix) {
+  ParamSpec spec;
+  spec.name = std::move(name);
+  spec.count = product_of(shape);
+  spec.shape = std::move(shape);
+  spec.init = init;
+  spec.scale = scale;
+  spec.decay = decay;
+  spec.matrix = matrix;
+  params_.push_back(std::move(spec));
+  return static_cast<int>(params_.size()) - 1;
+}
+
+int Mixer::add_state(std::string name, std::vector<int64_t> shape) {
+  StateSpec spec;
+  spec.name = std::move(name);
+  spec.count = product_of(shape);
+  spec.shape = std::move(shape);
+  spec.offset = state_count_;
+  state_count_ += spec.count;
+  states_.push_back(std::move(spec));
+  return static_cast<int>(states_.size()) - 1;
+}
+
+void Mixer::initial_state(const LayerView&, Buf dst) const { fill_zero(dst, state_count_); }
+
+void fill_zero(Buf dst, int64_t count) {
+  if (dst) std::memset(dst.data, 0, static_cast<size_t>(count * dtype_size(dst.dtype)));
+}
+
+void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_t rows,
+               int64_t count) {
+  if (!from || !to || count == 0) return;
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy((to + r * to_stride).data, (from + r * from_stride).data,
+                static_cast<size_t>(count * dtype_size(to.dtype)));
+  }
+}
+
+void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
+            int64_t y_stride, int64_t N, int64_t K) {
+  LinearArgs args{};
+  args.M = ctx.rows();
+  args.N = N;
+  args.K = K;
+  args.product = ctx.product;
+  args.x = x;
+  args.x_stride = x_stride;
+  args.weight = weight.data;
+  args.packed = weight.packed;
+  args.bias = bias;
+  args.y = y;
+  args.y_stride = y_stride;
+  ctx.kernels().linear_forward(ctx.stream(), args);
+}
+
+void linear_backward(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf dy,
+                     int64_t dy_stride, Buf dx, int64_t dx_stride, bool accumulate, Buf dweight,
+                     Buf dbias, int64_t N, int64_t K) {
+  if (dx) {
+    LinearBackwardInputArgs args{};
+    args.M = ctx.rows();
+    args.N = N;
+    args.K = K;
+    args.product = ctx.product;
+    args.dy = dy;
+    args.dy_stride = dy_stride;
+    args.weight = weight.data;
+    args.accumulate = accumulate;
+    args.dx = dx;
+    args.dx_stride = dx_stride;
+    ctx.kernels().linear_backward_input(ctx.stream(), args);
+  }
+  LinearBackwardWeightArgs args{};
+  args.M = ctx.rows();
+  args.N = N;
+  args.K = K;
+  args.product = ctx.product;
+  args.dy = dy;
+  args.dy_stride = dy_stride;
+  args.x = x;
+  args.x_stride = x_stride;
+  args.dweight = dweight;
+  args.dbias = dbias;
+  ctx.kernels().linear_backward_weight(ctx.stream(), args);
+}
+
+}  // namespace mamba

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// The public Model: checks at the boundary, f32 in and out, over Network.
+#include "mamba/model.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "formats/hf_config.h"
+#include "model/model_io.h"
+#include "model/network.h"
+
+namespace mamba {
+namespace {
+
+std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& options) {
+  const Product product = product_of(options.dtype);
+  return std::make_unique<Network>(config, Device::create({options.device, options.threads}),
+                                   product);
+}
+
+// f32 results of the caller, through a temporary where the device computes in f64.
+class Results {
+ public:
+  Results(const Network& network, float* out, int64_t count)
+      : out_(out), count_(count), wide_(network.device().real() == DType::kF64) {
+    if (wide_ && out_ != nullptr) values_.assign(out_, out_ + count_);
+  }
+  Buf buf() {
+    if (out_ == nullptr) return Buf();
+    return wide_ ? Buf(values_.data()) : Buf(out_);
+  }
+  void finish() const {
+    if (!wide_ || out_ == nullptr) return;
+    for (int64_t i = 0; i < count_; ++i)
+      out_[i] = static_cast<float>(values_[static_cast<size_t>(i)]);
+  }
+
+ private:
+  float* out_;
+  int64_t count_;
+  bool wide_;
+  std::vector<double> values_;
+};
+
+void check_state(const Network& network, const State& state) {
+  if (state.elements() == network.state_elements() &&
+      state.element_size() == dtype_size(network.device().real())) {
+    return;
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[model] expected a state of {} values a sequence, got one of {}; it is another model's",
+       network.state_elements(), state.elements());
+}
+
+}  // namespace
+
+Model::Model(std::unique_ptr<Network> network) : network_(std::move(network)) {}
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::string& folder, const ModelOptions& options) {
+  std::unique_ptr<Network> network = make_network(read_config(folder), options);
+  load_weights(*network, folder, true);
+  return Model(std::move(network));
+}
+
+Model Model::create(const Config& config, uint64_t seed, const ModelOptions& options) {
+  std::unique_ptr<Network> network = make_network(config, options);
+  const int64_t count = network->table().flat_count();
+  if (network->device().real() == DType::kF32) {
+    network->table().initialize(config, seed, network->parameters().as<float>());
+  } else {
+    std::vector<float> values(static_cast<size_t>(count));
+    network->table().initialize(config, seed, values.data());
+    write_flat(values.data(), count, network->parameters());
+  }
+  network->parameters_changed(true);
+  return Model(std::move(network));
+}
+
+const Config& Model::config() const { return network_->config(); }
+int64_t Model::parameters() const { return network_->table().parameters(); }
+State Model::new_state(int64_t batch) const { return network_->new_state(batch); }
+const std::string& Model::fingerprint() const { return network_->fingerprint(); }
+const std::string& Model::device_name() const { return network_->device().name(); }
+DType Model::dtype() const {
+  return network_->product() == Product::kBF16 ? DType::kBF16 : DType::kF32;
+}
+void Model::save(const std::string& folder, DType dtype) const {
+  save_model(*network_, folder, dtype);
+}
+
+void Model::forward(const int32_t* tokens, int64_t length, State& state, Logits want, float* logits,
+                    const int32_t* documents) {
+  check_state(*network_, state);
+  Batch batch;
+  batch.B = state.batch();
+  batch.L = length;
+  batch.ids = tokens;
+  batch.doc_ids = documents;
+  const int64_t rows = want == Logits::kAll ? batch.B * length : batch.B;
+  Results results(*network_, want == Logits::kNone ? nullptr : logits, rows * config().vocab_size);
+  network_->forward(batch, &state, want, results.buf(), Buf());
+  results.finish();
+}
+
+void Model::step(const int32_t* tokens, State& state, float* logits) {
+  check_state(*network_, state);
+  const int64_t V = config().vocab_size;
+  std::vector<int64_t> active;
+  for (int64_t b = 0; b < state.batch(); ++b) {
+    if (tokens[b] != -1) active.push_back(b);
+  }
+  const int64_t count = static_cast<int64_t>(active.size());
+  if (count == state.batch()) {
+    Results results(*network_, logits, count * V);
+    network_->step(tokens, state, results.buf());
+    results.finish();
+    return;
+  }
+  // Some rows rest: run the others as a batch of their own.
+  State part = network_->new_state(count);
+  std::vector<int32_t> ids(active.size());
+  std::vector<float> part_logits(logits != nullptr ? static_cast<size_t>(count * V) : 0);
+  for (int64_t i = 0; i < count; ++i) {
+    part.assign(i, state, active[static_cast<size_t>(i)]);
+    ids[static_cast<size_t>(i)] = tokens[active[static_cast<size_t>(i)]];
+  }
+  if (count > 0) step(ids.data(), part, logits != nullptr ? part_logits.data() : nullptr);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = active[static_cast<size_t>(i)];
+    state.assign(row, part, i);
+    if (logits == nullptr) continue;
+    std::copy_n(part_logits.data() + i * V, V, logits + row * V);
+  }
+}
+
+void Model::score(const int32_t* tokens, const int32_t* targets, int64_t length, State& state,
+                  float* nll, const int32_t* documents) {
+  check_state(*network_, state);
+  Batch batch;
+  batch.B = state.batch();
+  batch.L = length;
+  batch.ids = tokens;
+  batch.targets = targets;
+  batch.doc_ids = documents;
+  Results results(*network_, nll, batch.B * length);
+  network_->forward(batch, &state, Logits::kNone, Buf(), results.buf());
+  results.finish();
+}
+
+int64_t parameter_count(const Config& config) {
+  config.validate();
+  // From the same lists as the table, without its memory.
+  int64_t per_layer = config.d_model * (config.norm == NormKind::kLayer ? 2 : 1);
+  const int64_t norm = per_layer;
+  const std::unique_ptr<Mixer> mixer = make_mixer(config);
+  for (const ParamSpec& spec : mixer->params()) per_layer += spec.count;
+  if (config.d_intermediate > 0) {
+    per_layer += norm;
+    const std::unique_ptr<Mixer> mlp = make_gated_mlp(config);
+    for (const ParamSpec& spec : mlp->params()) per_layer += spec.count;
+  }
+  const int64_t matrix = config.vocab_size * config.d_model;
+  return matrix * (config.tie_embeddings ? 1 : 2) + config.n_layer * per_layer + norm;
+}
+
+}  // namespace mamba

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model of some configuration needs, counted from the lists of its mixers: without its
+// memory, so that a large model can be planned on a small machine.
+#pragma once
+
+#include <cstdint>
+
+#include "mamba/config.h"
+#include "model/network.h"
+
+namespace mamba {
+
+// Bytes, on a device in f32.
+struct SizeEstimate {
+  int64_t parameters = 0;  // the flat buffer and what is derived from it
+  int64_t matrices = 0;    // elements of matrices, which inference packs once more
+  int64_t state_elements = 0;
+  int64_t prefill = 0;  // activations of a chunk of 512 tokens
+  MemoryPlan training;
+
+  int64_t state_bytes() const { return 4 * state_elements; }
+  int64_t inference(int64_t packed_element) const {
+    return parameters + matrices * packed_element + state_bytes() + prefill;
+  }
+};
+
+// Equal to what a Network of `config` would say of itself.
+SizeEstimate estimate_sizes(const Config& config, Device& device, int64_t batch_size,
+                            int64_t seq_len);
+
+}  // namespace mamba
