@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes the model card.
+#include "train/model_card.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "mamba/version.h"
+
+namespace mamba {
+namespace {
+
+std::string names_of(const std::vector<std::string>& paths) {
+  std::string names;
+  for (const std::string& path : paths) {
+    std::filesystem::path p(path);
+    if (p.filename().empty()) p = p.parent_path();  // "books/"
+    names += (names.empty() ? "`" : ", `") + p.filename().string() + "`";
+  }
+  return names;
+}
+
+std::string row(const std::string& name, const std::string& value) {
+  return fmt::format("| {} | {} |\n", name, value);
+}
+
+std::string schedule_text(const TrainOptions& o) {
+  return fmt::format("{} from {:g} after {} warm-up steps to {:g} of it",
+                     lr_schedule_name(o.lr_schedule), o.learning_rate, o.warmup_steps,
+                     o.lr_schedule == LrSchedule::kConstant ? 1.0 : o.min_lr_ratio);
+}
+
+std::string training_table(const TrainOptions& o, const TrainPlan& plan,
+                           const TrainResult& result) {
+  std::string table = "| | |\n|---|---|\n";
+  table +=
+      row("data", fmt::format("{} ({} tokens)", names_of(o.data), with_commas(plan.data_tokens)));
+  table += row("tokenizer", o.tokenizer);
+  table +=
+      row("steps", fmt::format("{} of {} tokens ({} x {} x {}), {} tokens in all",
+                               with_commas(result.last.step), with_commas(plan.tokens_per_step),
+                               o.gradient_accumulation_steps, o.batch_size, o.seq_len,
+                               with_commas(result.last.tokens)));
+  table += row("learning rate", schedule_text(o));
+  table += row("AdamW", fmt::format("betas {:g} and {:g}, epsilon {:g}, weight decay {:g}, clipped "
+                                    "at {:g}",
+                                    o.adam_beta1, o.adam_beta2, o.adam_epsilon, o.weight_decay,
+                                    o.max_grad_norm));
+  table += row("products", o.bf16 ? "bf16, the rest f32" : "f32");
+  table += row("seed", std::to_string(o.seed));
+  table += row("machine", fmt::format("{}, {} threads", plan.device, plan.threads));
+  table += row("time", duration_text(result.last.seconds));
+  table += row("loss of the last step", fmt::format("{:.4f} nats a token", result.last.loss));
+  if (result.eval.targets > 0) {
+    table +=
+        row("held out", fmt::format("{} ({} tokens scored): {:.4f} nats a token, **{:.4f} bits "
+                                    "per byte**",
+                                    names_of(o.valid), with_commas(result.eval.targets),
+                                    result.eval.loss, result.eval.bits_per_byte));
+  }
+  return table;
+}
+
+}  // namespace
+
+std::string with_commas(int64_t value) {
+  std::string digits = std::to_string(value);
+  const int64_t first = value < 0 ? 1 : 0;
+  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > first; at -= 3) {
+    digits.insert(static_cast<size_t>(at), 1, ',');
+  }
+  return digits;
+}
+
+std::string duration_text(double seconds) {
+  if (!(seconds >= 0) || !std::isfinite(seconds)) return "unknown";
+  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
+}
+
+std::string model_card(const TrainOptions& o, const TrainPlan& plan, const TrainResult& result) {
+  const Config& c = plan.config;
+  const std::string tag = c.model_type == "mamba" ? "" : "- " + c.model_type + "\n";
+  std::string card =
+      "---\nlibrary_name: mamba-cpp\npipeline_tag: text-generation\ntags:\n- mamba\n" + tag +
+      "---\n";
+  card +=
+      fmt::format("# {} language model, {} parameters\n\n", c.mixer, with_commas(plan.parameters));
+  card += fmt::format(
+      "Width {}, {} layers, state size {}, vocabulary {}. Trained with mamba-cpp {}.\n\n",
+      c.d_model, c.n_layer, c.d_state, c.vocab_size, MAMBA_VERSION);
+  card += training_table(o, plan, result);
+  card += "\n![training curves](curves.svg)\n";
+  if (!o.command_line.empty()) card += "\nThe command:\n\n```sh\n" + o.command_line + "\n```\n";
+  return card;
+}
+
+}  // namespace mamba

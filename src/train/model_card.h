@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// README.md of a trained model: what it is, how it was trained, how good it is.
+#pragma once
+
+#include <string>
+
+#include "mamba/train.h"
+
+namespace mamba {
+
+// Markdown with the front matter of model hubs. The paths of the data are shortened to their names.
+std::string model_card(const TrainOptions& options, const TrainPlan& plan,
+                       const TrainResult& result);
+
+// "1,234,567"
+std::string with_commas(int64_t value);
+// "2 h 03 min", "4 min 05 s", "12.3 s"
+std::string duration_text(double seconds);
+
+}  // namespace mamba

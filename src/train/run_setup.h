@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything a run needs before its first step, checked and opened but nothing written.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "mamba/tokenizer.h"
+#include "mamba/train.h"
+#include "model/network.h"
+#include "train/checkpoint.h"
+#include "train/data.h"
+
+namespace mamba {
+
+struct RunSetup {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<TokenStream> data;
+  std::unique_ptr<TokenStream> valid;   // null without --valid
+  std::string resume_path;              // the checkpoint to go on from; ""
+  std::optional<TrainerState> resumed;  // of resume_path
+  std::vector<std::string> damaged;     // newer checkpoints of the output folder that are not whole
+  std::vector<std::string> notices;     // worth a line each
+  Json course;                          // see run_options.h
+  std::unique_ptr<Network> network;     // weights not yet set; null for a plan
+  TrainPlan plan;
+};
+
+// Throws for whatever is wrong with options, files, memory or the output folder. With plan_only the
+// output folder is not looked at, but for a checkpoint to resume from, no memory is taken for the
+// model, and that this machine has too little is a notice.
+RunSetup prepare_run(const TrainOptions& options, bool plan_only);
+
+}  // namespace mamba
