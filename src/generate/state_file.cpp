@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sessions as safetensors files: one tensor for each tensor of the state, the last logits, and in
+// the metadata what ties them to a model and a list of tokens.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "formats/safetensors.h"
+#include "generate/text_stream.h"
+#include "mamba/generate.h"
+
+namespace mamba {
+namespace {
+
+constexpr const char* kFormat = "mamba-cpp-state";
+constexpr const char* kVersion = "1";
+constexpr const char* kLogits = "last_logits";
+constexpr const char* kPending = "pending_text";
+
+const std::string& get(const SafetensorsFile& file, const std::string& key) {
+  const auto it = file.metadata().find(key);
+  if (it != file.metadata().end()) return it->second;
+  fail(ErrorCode::kBadFile,
+       "[state] expected metadata '{}', got none ({}); use a file written by --state-out", key,
+       file.where());
+}
+
+void expect_equal(const SafetensorsFile& file, const std::string& key, const std::string& expected,
+                  const char* advice) {
+  const std::string& got = get(file, key);
+  if (got == expected) return;
+  fail(ErrorCode::kBadFile, "[state] expected {} '{}', got '{}' ({}); {}", key, expected,
+       printable(got), file.where(), advice);
+}
+
+template <class T>
+T get_number(const SafetensorsFile& file, const std::string& key, int base, T high) {
+  const std::string& text = get(file, key);
+  T value{};
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, value, base);
+  if (error == std::errc() && at == end && value >= T{0} && value <= high) return value;
+  fail(ErrorCode::kBadFile,
+       "[state] expected a number in 0..{} as metadata '{}', got '{}' ({}); "
+       "the file is damaged, write it again",
+       high, key, printable(text), file.where());
+}
+
+// Reads an f32 tensor of this shape; a value that is not finite is damage.
+void read_tensor(const SafetensorsFile& file, const std::string& name,
+                 const std::vector<int64_t>& shape, float* out) {
+  const TensorInfo& tensor = file.get(name, shape);
+  if (tensor.dtype != DType::kF32) {
+    fail(ErrorCode::kBadFile, "[state] expected tensor '{}' in f32, got {} ({}); write it again",
+         name, dtype_name(tensor.dtype), file.where());
+  }
+  read_to_f32(tensor, out);
+  for (int64_t i = 0; i < tensor.count(); ++i) {
+    if (std::isfinite(out[i])) continue;
+    fail(ErrorCode::kBadFile,
+         "[state] expected finite numbers, got {} at element {} of '{}' ({}); write it again",
+         out[i], i, name, file.where());
+  }
+}
+
+std::string to_hex(std::string_view bytes) {
+  std::string hex;
+  for (const char byte : bytes) hex += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return hex;
+}
+
+// The unfinished character behind the tokens; none in files that do not name it.
+std::string read_pending(const SafetensorsFile& file) {
+  const auto it = file.metadata().find(kPending);
+  if (it == file.metadata().end()) return "";
+  const std::string& hex = it->second;
+  std::string bytes;
+  for (size_t at = 0; at + 2 <= std::min<size_t>(hex.size(), 6); at += 2) {
+    unsigned value = 0;
+    std::from_chars(hex.data() + at, hex.data() + at + 2, value, 16);
+    bytes += static_cast<char>(value);
+  }
+  TextStream stream;
+  if (to_hex(bytes) == hex && stream.push(bytes).empty() && stream.held() == bytes) return bytes;
+  fail(ErrorCode::kBadFile,
+       "[state] expected the start of a UTF-8 character in hex as metadata '{}', got '{}' ({}); "
+       "the file is damaged, write it again",
+       kPending, printable(hex), file.where());
+}
+
+}  // namespace
+
+void save_session(const std::string& path, const Session& session, const Model& model) {
+  if (session.tokens == 0 || session.state.batch() != 1 || session.state.element_size() != 4) {
+    fail(ErrorCode::kInvalidArgument,
+         "[state] expected a session of one sequence in f32 with at least one token, got {} tokens "
+         "and elements of {} bytes; prefill it first",
+         session.tokens, session.state.element_size());
+  }
+  std::vector<TensorData> tensors;
+  const float* values = static_cast<const float*>(session.state.sequence(0));
+  for (const StateTensor& t : session.state.tensors()) {
+    tensors.push_back({t.name, DType::kF32, t.shape, values + t.offset});
+  }
+  tensors.push_back(
+      {kLogits, DType::kF32, {static_cast<int64_t>(session.logits.size())}, session.logits.data()});
+  TensorMetadata metadata = {
+      {"format", kFormat},
+      {"version", kVersion},
+      {"model_fingerprint", model.fingerprint()},
+      {"dtype", dtype_name(model.dtype())},
+      {"tokens", fmt::format("{}", session.tokens)},
+      {"token_hash", fmt::format("{:016x}", session.token_hash)},
+      {"seed", fmt::format("{}", session.seed)},
+  };
+  if (!session.pending.empty()) metadata[kPending] = to_hex(session.pending);
+  write_safetensors(path, tensors, metadata);
+}
+
+Session load_session(const std::string& path, const Model& model) {
+  const SafetensorsFile file(path);
+  expect_equal(file, "format", kFormat, "use a file written by --state-out");
+  expect_equal(file, "version", kVersion, "write it again with this version");
+  expect_equal(file, "dtype", dtype_name(model.dtype()), "use the same --dtype as then");
+  expect_equal(file, "model_fingerprint", model.fingerprint(),
+               "use the model that the state was made with");
+  Session session;
+  session.tokens = get_number<int64_t>(file, "tokens", 10, std::numeric_limits<int64_t>::max() / 2);
+  constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
+  session.token_hash = get_number<uint64_t>(file, "token_hash", 16, kAny);
+  session.seed = get_number<uint64_t>(file, "seed", 10, kAny);
+  session.pending = read_pending(file);
+  session.state = model.new_state(1);
+  MAMBA_CHECK(session.state.element_size() == 4);
+  const size_t expected = session.state.tensors().size() + 1;
+  if (file.tensors().size() != expected) {
+    fail(ErrorCode::kBadFile, "[state] expected {} tensors, got {} ({}); write it again", expected,
+         file.tensors().size(), path);
+  }
+  float* values = static_cast<float*>(session.state.sequence(0));
+  for (const StateTensor& t : session.state.tensors()) {
+    read_tensor(file, t.name, t.shape, values + t.offset);
+  }
+  session.logits.resize(static_cast<size_t>(model.config().vocab_size));
+  read_tensor(file, kLogits, {model.config().vocab_size}, session.logits.data());
+  return session;
+}
+
+}  // namespace mamba
