@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// Benchmarks of kernels, models and training steps.
+#include "bench/bench.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+
+#include "base/check.h"
+#include "base/rng.h"
+#include "model/network.h"
+#include "train/optimizer.h"
+
+namespace mamba {
+namespace {
+
+constexpr int64_t kFlushBytes = int64_t{128} << 20;  // larger than the last cache
+
+// Largest difference over all outputs, each relative to its largest value.
+double largest_error(const std::vector<std::vector<double>>& got,
+                     const std::vector<std::vector<double>>& want) {
+  double worst = 0;
+  for (size_t t = 0; t < want.size(); ++t) {
+    double error = 0, scale = 0;
+    for (size_t i = 0; i < want[t].size(); ++i) {
+      const double e = std::fabs(got[t][i] - want[t][i]);
+      if (!(e <= error)) error = std::isnan(e) ? std::numeric_limits<double>::infinity() : e;
+      scale = std::max(scale, std::fabs(want[t][i]));
+    }
+    worst = std::max(worst, scale > 0 ? error / scale : error);
+  }
+  return worst;
+}
+
+// Runs the case once from its first values on a backend; returns all outputs.
+std::vector<std::vector<double>> run_once(KernelCase& c, const Kernels& kernels, Device& device) {
+  c.reset();
+  if (c.prepare) c.prepare(kernels, device.stream());
+  c.run(kernels, device.stream());
+  if (c.finish) c.finish(kernels, device.stream());
+  device.sync();
+  return c.results();
+}
+
+std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  const CounterRng rng(11);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(vocab)));
+  }
+  return ids;
+}
+
+// Elements of all matrices that a token meets; the embedding counts as the head alone.
+int64_t matrix_elements(const Network& network) {
+  int64_t count = 0;
+  for (const ParamSpec& spec : network.table().specs()) {
+    const bool lookup =
+        spec.name == "backbone.embeddings.weight" && !network.config().tie_embeddings;
+    if (spec.matrix && !lookup) count += spec.count;
+  }
+  return count;
+}
+
+}  // namespace
+
+int64_t peak_rss_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const ModelOptions& options,
+                          const MeasureOptions& timing, bool cold) {
+  const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
+  KernelCase c(shape);
+  entry.build(c);
+  KernelReport report;
+  report.name = entry.name;
+  report.shape = shape.text();
+  report.device = device->name();
+  report.threads = device->threads();
+  report.cost = c.cost;
+  // Rounding of `terms` additions walks like the square root of their number; 64 covers exp and the
+  // other order of sums (measured: under 10 on all cases). A wrong result is off by far more.
+  report.tolerance = 64 * 0x1p-24 * std::sqrt(static_cast<double>(std::max<int64_t>(16, c.terms)));
+  const std::vector<std::vector<double>> want = run_once(c, ref_kernels(), *device);
+  report.error = largest_error(run_once(c, device->kernels(), *device), want);
+  if (!(report.error <= report.tolerance)) {
+    fail(ErrorCode::kInternal,
+         "[bench] expected {} ({}) on {} within {:.2e} of the reference, got {:.2e}; please report "
+         "this bug",
+         entry.name, report.shape, report.device, report.tolerance, report.error);
+  }
+  c.reset();
+  if (c.prepare) c.prepare(device->kernels(), device->stream());
+  const AlignedBlock flush(cold ? kFlushBytes : 0, "flushing caches");
+  std::function<void()> before;
+  if (cold) before = [&] { std::memset(flush.data(), 1, static_cast<size_t>(flush.size())); };
+  report.time = measure(
+      timing, [&] { c.run(device->kernels(), device->stream()); }, before);
+  if (c.finish) c.finish(device->kernels(), device->stream());
+  device->sync();
+  return report;
+}
+
+ModelReport bench_model(const Config& config, const ModelOptions& options, int64_t batch_size,
+                        int64_t prompt, const MeasureOptions& timing) {
+  Model model = Model::create(config, 1, options);
+  const int64_t V = config.vocab_size;
+  ModelReport report;
+  report.device = model.device_name();
+  report.threads = model.network().device().threads();
+  report.parameters = model.parameters();
+  report.batch_size = batch_size;
+  report.prompt = prompt;
+  State state = model.new_state(batch_size);
+  report.state_bytes = state.bytes_per_sequence();
+  const double elements = static_cast<double>(matrix_elements(model.network()));
+  report.flops_per_token = 2 * elements;
+  report.decode_bytes = elements * static_cast<double>(dtype_size(model.dtype())) +
+                        2.0 * static_cast<double>(batch_size * report.state_bytes);
+  const std::vector<int32_t> ids = random_tokens(batch_size * prompt, V);  // (B, prompt)
+  std::vector<float> logits(static_cast<size_t>(batch_size * V));          // (B, V)
+  report.prefill = measure(timing, [&] {
+    state = model.new_state(batch_size);
+    model.forward(ids.data(), prompt, state, Logits::kLast, logits.data());
+  });
+  MeasureOptions steps = timing;
+  steps.min_runs = std::max<int64_t>(32, timing.min_runs);
+  report.decode = measure(steps, [&] { model.step(ids.data(), state, logits.data()); });
+  return report;
+}
+
+TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
+                        int64_t seq_len, int64_t steps) {
+  Model model = Model::create(config, 1, options);
+  Network& network = model.network();
+  network.parameters_changed(false);
+  AdamW optimizer(network, {0.9, 0.95, 1e-8, 0.1});
+  const int64_t count = batch_size * seq_len;
+  const std::vector<int32_t> tokens = random_tokens(count + 1, config.vocab_size);
+  Batch batch;
+  batch.B = batch_size;
+  batch.L = seq_len;
+  batch.ids = tokens.data();          // (B, L)
+  batch.targets = tokens.data() + 1;  // (B, L)
+  TrainReport report;
+  report.device = model.device_name();
+  report.threads = network.device().threads();
+  report.parameters = model.parameters();
+  report.batch_size = batch_size;
+  report.seq_len = seq_len;
+  report.planned_bytes = network.plan_training(batch_size, seq_len).total();
+  int64_t step = 0;
+  MeasureOptions timing;
+  timing.seconds = 0;
+  timing.warm_up = 1;
+  timing.min_runs = timing.max_runs = steps;
+  report.step = measure(timing, [&] {
+    network.zero_gradients();
+    const LossSum loss = network.forward_backward(batch, 1.0 / static_cast<double>(count));
+    const double norm = optimizer.grad_norm();
+    optimizer.update(++step, 1e-3, clip_scale(norm, 1.0));
+    network.parameters_changed(false);
+    report.last_loss = loss.nll / static_cast<double>(loss.targets);
+    if (step == 1) report.first_loss = report.last_loss;
+  });
+  report.peak_rss_bytes = peak_rss_bytes();
+  return report;
+}
+
+}  // namespace mamba

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// Buffers of a case, and the list of all cases.
+#include "bench/kernel_cases.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "base/check.h"
+#include "base/rng.h"
+
+namespace mamba {
+
+int64_t Shape::operator[](const std::string& name) const {
+  for (const auto& [key, value] : sizes_) {
+    if (key == name) return value;
+  }
+  MAMBA_CHECK(!"a size that the sample shape has");
+  return 0;
+}
+
+void Shape::set(const std::string& name, int64_t value) {
+  for (auto& [key, old] : sizes_) {
+    if (key != name) continue;
+    const int64_t low = old == 0 ? 0 : 1, high = old == 0 ? 1 : int64_t{1} << 31;
+    if (value < low || value > high) {
+      fail(ErrorCode::kInvalidArgument, "[bench] expected {} in {}..{}, got {}", name, low, high,
+           value);
+    }
+    old = value;
+    return;
+  }
+  fail(ErrorCode::kInvalidArgument, "[bench] expected sizes named as in {}, got '{}'", text(),
+       name);
+}
+
+std::string Shape::text() const {
+  std::string text;
+  for (const auto& [key, value] : sizes_) {
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", key, value);
+  }
+  return text;
+}
+
+KernelCase::Tensor& KernelCase::add(DType dtype, int64_t count, bool output) {
+  tensors_.push_back(
+      {AlignedBlock(count * dtype_size(dtype), "a benchmark"), dtype, count, output, {}});
+  cost.bytes += static_cast<double>(count * dtype_size(dtype));
+  return tensors_.back();
+}
+
+void KernelCase::fill(float* values, int64_t count, double low, double high) {
+  const CounterRng rng(7, streams_++);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = static_cast<float>(rng.uniform(static_cast<uint64_t>(i), low, high));
+  }
+}
+
+CBuf KernelCase::in(int64_t count, double low, double high) {
+  const Tensor& t = add(DType::kF32, count, false);
+  fill(static_cast<float*>(t.block.data()), count, low, high);
+  return CBuf(t.block.data(), t.dtype);
+}
+
+CBuf KernelCase::ids(int64_t count, int64_t high) {
+  const Tensor& t = add(DType::kI32, count, false);
+  const CounterRng rng(7, streams_++);
+  for (int64_t i = 0; i < count; ++i) {
+    static_cast<int32_t*>(t.block.data())[i] =
+        static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(high)));
+  }
+  return CBuf(t.block.data(), t.dtype);
+}
+
+Buf KernelCase::out(int64_t count, DType dtype) {
+  const Tensor& t = add(dtype, count, true);
+  return Buf(t.block.data(), t.dtype);
+}
+
+Buf KernelCase::inout(int64_t count, double low, double high) {
+  Tensor& t = add(DType::kF32, count, true);
+  cost.bytes += static_cast<double>(count * dtype_size(t.dtype));
+  t.first.resize(static_cast<size_t>(count));
+  fill(t.first.data(), count, low, high);
+  std::memcpy(t.block.data(), t.first.data(), t.first.size() * sizeof(float));
+  return Buf(t.block.data(), t.dtype);
+}
+
+void KernelCase::reset() {
+  for (Tensor& t : tensors_) {
+    if (!t.first.empty()) {
+      std::memcpy(t.block.data(), t.first.data(), t.first.size() * sizeof(float));
+    }
+  }
+}
+
+std::vector<std::vector<double>> KernelCase::results() const {
+  std::vector<std::vector<double>> all;
+  for (const Tensor& t : tensors_) {
+    if (!t.output) continue;
+    std::vector<double> values(static_cast<size_t>(t.count));
+    const void* data = t.block.data();
+    for (size_t i = 0; i < values.size(); ++i) {
+      values[i] = t.dtype == DType::kF64   ? static_cast<const double*>(data)[i]
+                  : t.dtype == DType::kI32 ? static_cast<const int32_t*>(data)[i]
+                                           : static_cast<const float*>(data)[i];
+    }
+    all.push_back(std::move(values));
+  }
+  return all;
+}
+
+const std::vector<KernelEntry>& kernel_entries() {
+  static const std::vector<KernelEntry> kEntries = [] {
+    std::vector<KernelEntry> entries = dense_kernel_entries();
+    const std::vector<KernelEntry> more = sequence_kernel_entries();
+    entries.insert(entries.end(), more.begin(), more.end());
+    return entries;
+  }();
+  return kEntries;
+}
+
+}  // namespace mamba

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+// Options, output and signals that the commands share.
+#include "cli/args.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+
+#include "base/atomic_file.h"
+#include "base/check.h"
+
+namespace mamba::cli {
+namespace {
+
+std::atomic<bool> g_interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+
+extern "C" void on_interrupt(int) { g_interrupted.store(true); }
+
+// "-n,--tokens" -> "--tokens": how messages name an option.
+std::string long_name(const std::string& flags) {
+  const size_t at = flags.find("--");
+  return at == std::string::npos ? flags : flags.substr(at, flags.find(',', at) - at);
+}
+
+double parse_number(const std::string& flag, const std::string& text, double low, double high) {
+  double v = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, v);
+  const bool whole = error == std::errc() && at == end && !text.empty();
+  if (!whole || !std::isfinite(v) || v < low || v > high) {
+    fail(ErrorCode::kInvalidArgument, "[{}] expected a number in {}..{}, got '{}'", flag, low, high,
+         text);
+  }
+  return v;
+}
+
+// Levenshtein distance.
+size_t edit_distance(const std::string& a, const std::string& b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+struct CloseFile {
+  void operator()(std::FILE* file) const {
+    if (file != stdin) std::fclose(file);
+  }
+};
+
+}  // namespace
+
+int64_t parse_int(const std::string& flag, const std::string& text, int64_t low, int64_t high) {
+  int64_t v = 0;
+  const char* end = text.data() + text.size();
+  const auto [at, error] = std::from_chars(text.data(), end, v);
+  if (error != std::errc() || at != end || v < low || v > high) {
+    fail(ErrorCode::kInvalidArgument, "[{}] expected a whole number in {}..{}, got '{}'", flag, low,
+         high, text);
+  }
+  return v;
+}
+
+std::vector<int64_t> parse_int_list(const std::string& flag, const std::string& text, int64_t low,
+                                    int64_t high) {
+  if (text.find_first_not_of(' ') == std::string::npos) {
+    fail(ErrorCode::kInvalidArgument,
+         "[{}] expected whole numbers in {}..{} with commas between them, got an empty list; give "
+         "one at least",
+         flag, low, high);
+  }
+  std::vector<int64_t> values;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    size_t first = at, end = comma;
+    while (first < end && text[first] == ' ') ++first;
+    while (first < end && text[end - 1] == ' ') --end;
+    values.push_back(parse_int(flag, text.substr(first, end - first), low, high));
+    at = comma + 1;
+  }
+  return values;
+}
+
+CLI::Option* add_int(CLI::App& app, const std::string& flags, int64_t* value, int64_t low,
+                     int64_t high, const std::string& help) {
+  const std::string name = long_name(flags);
+  return app
+      .add_option_function<std::string>(
+          flags, [=](const std::string& text) { *value = parse_int(name, text, low, high); }, help)
+      ->type_name("N")
+      ->default_str(fmt::format("{}", *value));
+}
+
+CLI::Option* add_number(CLI::App& app, const std::string& flags, double* value, double low,
+                        double high, const std::string& help) {
+  const std::string name = long_name(flags);
+  return app
+      .add_option_function<std::string>(
+          flags, [=](const std::string& text) { *value = parse_number(name, text, low, high); },
+          help)
+      ->type_name("X")
+      ->default_str(fmt::format("{}", *value));
+}
+
+CLI::Option* add_choice(CLI::App& app, const std::string& flags, std::string* value,
+                        std::vector<std::string> allowed, const std::string& help) {
+  const std::string name = long_name(flags);
+  const std::string type = fmt::format("{}", fmt::join(allowed, "|"));
+  return app
+      .add_option_function<std::string>(
+          flags,
+          [=](const std::string& text) {
+            if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) {
+              fail(ErrorCode::kInvalidArgument, "[{}] expected one of {}, got '{}'", name,
+                   fmt::join(allowed, ", "), text);
+            }
+            *value = text;
+          },
+          help)
+      ->type_name(type)
+      ->default_str(*value);
+}
+
+CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* value,
+                      const std::string& type_name, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          flags, [=](const std::string& text) { *value = text; }, help)
+      ->type_name(type_name);
+}
+
+void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
+  add_choice(app, "--isa", &options->isa,
+             {"auto", "base", "avx2", "avx512", "avx512_bf16", "onednn", "ref"},
+             "Instruction set to run on; auto takes the best for this CPU");
+  add_int(app, "-t,--threads", &options->threads, 0, 1024, "Threads; 0: one per physical core");
+  if (with_dtype) {
+    add_choice(app, "--dtype", &options->dtype, {"f32", "bf16"},
+               "Type of the weight matrices and their products");
+  }
+}
+
+ModelOptions model_options(const RunOptions& options) {
+  ModelOptions model;
+  model.device = options.isa == "auto"  ? "cpu"
+                 : options.isa == "ref" ? "ref"
+                                        : "cpu:" + options.isa;
+  model.threads = static_cast<int>(options.threads);
+  model.dtype = options.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  return model;
+}
+
+std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config) {
+  std::unique_ptr<Tokenizer> bytes = make_tokenizer("bytes");
+  if (config.vocab_size != bytes->vocab_size()) return nullptr;
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
+    std::error_code ignored;
+    if (std::filesystem::exists(folder + "/" + name, ignored)) return nullptr;
+  }
+  return bytes;
+}
+
+std::string closest(const std::string& word, const std::vector<std::string>& words) {
+  std::string best;
+  size_t best_distance = word.size() / 3 + 2;  // further away is not a typing mistake
+  for (const std::string& candidate : words) {
+    const size_t distance = edit_distance(word, candidate);
+    if (distance >= best_distance) continue;
+    best_distance = distance;
+    best = candidate;
+  }
+  return best;
+}
+
+void write_output(std::string_view text) {
+  // Not through stdio, which loses its place when Ctrl-C interrupts a write to a slow reader.
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t written = ::write(STDOUT_FILENO, text.data() + done, text.size() - done);
+    if (written >= 0) {
+      done += static_cast<size_t>(written);
+      continue;
+    }
+    const int error = errno;
+    if (error == EINTR) continue;
+    if (error == EPIPE || error == EBADF) throw OutputClosed{};
+    fail(ErrorCode::kIo, "[stdout] expected to write {} bytes, got '{}'; free space or redirect it",
+         text.size(), std::strerror(error));
+  }
+}
+
+size_t read_block(std::FILE* file, char* out, size_t count) {
+  size_t done = 0;
+  while (done < count) {
+    if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
+    errno = 0;
+    done += std::fread(out + done, 1, count - done, file);
+    if (done == count || !std::ferror(file) || errno != EINTR) break;
+    std::clearerr(file);
+  }
+  return done;
+}
+
+std::string read_input(const std::string& path, int64_t limit) {
+  std::unique_ptr<std::FILE, CloseFile> file(path == "-" ? stdin : std::fopen(path.c_str(), "rb"));
+  if (file == nullptr) {
+    if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");  // while a pipe was opened
+    fail(ErrorCode::kBadFile, "[input] expected a readable file, got '{}' ({}); check the path",
+         path, std::strerror(errno));
+  }
+  std::string text;
+  std::vector<char> block(1 << 16);
+  for (;;) {
+    const size_t n = read_block(file.get(), block.data(), block.size());
+    text.append(block.data(), n);
+    if (static_cast<int64_t>(text.size()) > limit) {
+      fail(ErrorCode::kBadFile, "[input] expected at most {} bytes, got more ({}); split the text",
+           limit, path);
+    }
+    if (n == block.size()) continue;
+    if (std::ferror(file.get())) {
+      fail(ErrorCode::kBadFile, "[input] expected a readable file, got '{}' ({}); check the path",
+           path, std::strerror(errno));
+    }
+    return text;
+  }
+}
+
+void expect_writable(const std::string& path) {
+  const AtomicFile probe(path);  // its temporary goes away again
+}
+
+void catch_interrupt() {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = SA_RESETHAND;  // and no SA_RESTART: a read that waits for input ends
+  ::sigaction(SIGINT, &action, nullptr);
+}
+bool interrupted() { return g_interrupted.load(); }
+
+}  // namespace mamba::cli

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the commands share: range-checked options, the options of running a model, standard output
+// that may be closed, and Ctrl-C.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mamba/model.h"
+#include "mamba/tokenizer.h"
+
+namespace mamba::cli {
+
+// Options of one value that must be a whole number, a finite number or one of a list of words. What
+// is out of range throws invalid_argument naming the flag, the range and the value. The default is
+// the value at the time of the call.
+CLI::Option* add_int(CLI::App& app, const std::string& flags, int64_t* value, int64_t low,
+                     int64_t high, const std::string& help);
+CLI::Option* add_number(CLI::App& app, const std::string& flags, double* value, double low,
+                        double high, const std::string& help);
+CLI::Option* add_choice(CLI::App& app, const std::string& flags, std::string* value,
+                        std::vector<std::string> allowed, const std::string& help);
+CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* value,
+                      const std::string& type_name, const std::string& help);
+
+// A whole number in [low, high] or invalid_argument; `flag` is named in the message.
+int64_t parse_int(const std::string& flag, const std::string& text, int64_t low, int64_t high);
+// "1,2,3" or "1, 2, 3" as numbers in [low, high]; an empty list is refused.
+std::vector<int64_t> parse_int_list(const std::string& flag, const std::string& text, int64_t low,
+                                    int64_t high);
+
+// --isa, --threads and --dtype of every command that runs a model.
+struct RunOptions {
+  std::string isa = "auto";
+  int64_t threads = 0;
+  std::string dtype = "f32";
+};
+void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
+ModelOptions model_options(const RunOptions& options);
+
+// The tokenizer of a model folder, or null where this version reads none: bytes, if the folder has
+// no tokenizer files and the vocabulary is that of bytes.
+std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config);
+
+// The word of `words` closest to `word` when it is close enough to be meant, else "".
+std::string closest(const std::string& word, const std::vector<std::string>& words);
+
+// Thrown when the reader of standard output has gone: the program ends quietly.
+struct OutputClosed {};
+// Writes to standard output, unbuffered. Throws OutputClosed, or io when the disk is full.
+void write_output(std::string_view text);
+// Reads up to `count` bytes; fewer only at the end of the file or on an error (std::ferror, errno).
+// Throws cancelled once Ctrl-C was pressed.
+size_t read_block(std::FILE* file, char* out, size_t count);
+// A whole file (or standard input for "-") as bytes; bad_file when it cannot be read or is larger
+// than `limit` bytes; cancelled when Ctrl-C ends the reading.
+std::string read_input(const std::string& path, int64_t limit);
+
+// Throws io now if a file could not be written at `path` later, and invalid_argument if a folder is
+// there; what is there stays as it is.
+void expect_writable(const std::string& path);
+
+// From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the
+// process at once.
+void catch_interrupt();
+bool interrupted();
+
+}  // namespace mamba::cli

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// mamba-cpp inspect: configuration, tensors, exact size and memory of a model folder, a config file
+// or a preset. Weights are checked against the configuration, not loaded.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "formats/config_fields.h"
+#include "formats/hf_config.h"
+#include "formats/safetensors.h"
+#include "model/network.h"
+#include "model/size_estimate.h"
+
+namespace mamba::cli {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+struct InspectFlags {
+  std::string path;
+  int64_t batch_size = 1, seq_len = 2048;
+  bool json = false;
+};
+
+struct TensorLine {
+  std::string name;
+  DType dtype;
+  std::vector<int64_t> shape;
+};
+
+std::unique_ptr<Network> network_of(Config config, int64_t layers) {
+  config.n_layer = layers;
+  return std::make_unique<Network>(config, Device::create(), Product::kF32);
+}
+
+// The tensors that this configuration has, in order.
+std::vector<TensorLine> expected_tensors(const Config& config) {
+  const std::unique_ptr<Network> network = network_of(config, 1);
+  const std::string first = "layers.0.";
+  std::vector<TensorLine> before, layer, after, all;
+  for (const ParamSpec& spec : network->table().specs()) {
+    const bool in_layer = spec.name.find(first) != std::string::npos;
+    (in_layer        ? layer
+     : layer.empty() ? before
+                     : after)
+        .push_back({spec.name, DType::kF32, spec.shape});
+  }
+  all = before;
+  for (int64_t i = 0; i < config.n_layer; ++i) {
+    for (TensorLine t : layer) {
+      t.name.replace(t.name.find(first), first.size(), fmt::format("layers.{}.", i));
+      all.push_back(std::move(t));
+    }
+  }
+  all.insert(all.end(), after.begin(), after.end());
+  return all;
+}
+
+bool has_weights(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return false;
+  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
+    if (fs::exists(fs::path(path) / name, ignored)) return true;
+  }
+  return false;
+}
+
+// The tensors of the files; bad_file naming the first of all that do not fit the configuration.
+std::vector<TensorLine> stored_tensors(const std::string& path, const Config& config) {
+  const ShardedSafetensors file(path);
+  std::vector<TensorLine> tensors;
+  std::vector<std::string> problems;
+  for (const TensorLine& t : expected_tensors(config)) {
+    const TensorInfo* stored = file.find(t.name);
+    if (stored == nullptr) {
+      problems.push_back(fmt::format("'{}' is missing", t.name));
+    } else if (stored->shape != t.shape) {
+      problems.push_back(fmt::format("'{}' has shape {} instead of {}", t.name,
+                                     shape_text(stored->shape), shape_text(t.shape)));
+    } else {
+      tensors.push_back({t.name, stored->dtype, stored->shape});
+    }
+  }
+  for (const TensorInfo& t : file.tensors()) {
+    const bool known = std::any_of(tensors.begin(), tensors.end(),
+                                   [&](const TensorLine& line) { return line.name == t.name; });
+    const bool tied_head = config.tie_embeddings && t.name == "lm_head.weight";
+    if (tied_head) tensors.push_back({t.name, t.dtype, t.shape});
+    if (known || tied_head || !problems.empty()) continue;
+    problems.push_back(fmt::format("'{}' {} belongs to no layer", t.name, shape_text(t.shape)));
+  }
+  if (problems.empty()) return tensors;
+  fail(ErrorCode::kBadFile,
+       "[inspect] expected the tensors of this configuration, got {} that differ: {}{} ({}); "
+       "config.json and weights do not belong together",
+       problems.size(), problems[0], problems.size() > 1 ? ", ..." : "", file.where());
+}
+
+struct Inspection {
+  std::vector<std::string> warnings;
+  Config config;
+  bool weights = false;
+  std::vector<TensorLine> tensors;
+  int64_t parameters = 0;
+  SizeEstimate sizes;
+};
+
+double mib(int64_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+
+OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
+  OrderedJson config, tensors = OrderedJson::array();
+  for (const ConfigField& field : config_fields()) {
+    if (is_read(field, r.config)) config[field.name] = field_to_json(field, r.config);
+  }
+  for (const TensorLine& t : r.tensors) {
+    tensors.push_back({{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}});
+  }
+  const MemoryPlan& t = r.sizes.training;
+  return {
+      {"path", flags.path},
+      {"model_type", r.config.model_type},
+      {"config", config},
+      {"parameters", r.parameters},
+      {"weights", r.weights},
+      {"tensors", tensors},
+      {"state_bytes_per_sequence", r.sizes.state_bytes()},
+      {"memory",
+       {{"inference_f32_bytes", r.sizes.inference(4)},
+        {"inference_bf16_bytes", r.sizes.inference(2)},
+        {"training",
+         {{"batch_size", flags.batch_size},
+          {"seq_len", flags.seq_len},
+          {"parameter_bytes", t.parameters},
+          {"gradient_bytes", t.gradients},
+          {"optimizer_bytes", t.optimizer},
+          {"activation_bytes", t.activations},
+          {"scratch_bytes", t.scratch},
+          {"total_bytes", t.total()}}}}},
+      {"warnings", r.warnings},
+  };
+}
+
+std::string to_text(const InspectFlags& flags, const Inspection& r) {
+  std::string text = fmt::format("{} ({})\n\n", flags.path, r.config.model_type);
+  for (const ConfigField& field : config_fields()) {
+    if (!is_read(field, r.config)) continue;
+    text += fmt::format("  {:<24} {}\n", field.name, field_to_json(field, r.config).dump());
+  }
+  size_t width = 0;
+  for (const TensorLine& t : r.tensors) width = std::max(width, t.name.size());
+  text += fmt::format("\ntensors ({})\n", r.weights ? "as stored" : "no weights here");
+  for (const TensorLine& t : r.tensors) {
+    text += fmt::format("  {:<{}}  {:<4}  {}\n", t.name, width, dtype_name(t.dtype),
+                        shape_text(t.shape));
+  }
+  text += fmt::format("\nparameters           {}\nstate                {} bytes a sequence\n",
+                      r.parameters, r.sizes.state_bytes());
+  text += fmt::format("memory, inference    {:.1f} MiB in f32, {:.1f} MiB in bf16\n",
+                      mib(r.sizes.inference(4)), mib(r.sizes.inference(2)));
+  text += fmt::format("memory, training     {:.1f} MiB a step of {} x {} tokens\n",
+                      mib(r.sizes.training.total()), flags.batch_size, flags.seq_len);
+  for (const std::string& w : r.warnings) text += "warning: " + w + "\n";
+  return text;
+}
+
+int run_inspect(const InspectFlags& flags) {
+  Inspection r;
+  r.config = load_config(flags.path, &r.warnings);
+  r.config.validate();
+  r.weights = has_weights(flags.path);
+  r.tensors = r.weights ? stored_tensors(flags.path, r.config) : expected_tensors(r.config);
+  r.parameters = parameter_count(r.config);
+  r.sizes = estimate_sizes(r.config, *Device::create(), flags.batch_size, flags.seq_len);
+  write_output(flags.json ? to_json(flags, r).dump(2) + "\n" : to_text(flags, r));
+  return 0;
+}
+
+}  // namespace
+
+CommandRun add_inspect(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("inspect", "Show what a model is and what it needs");
+  auto flags = std::make_shared<InspectFlags>();
+  InspectFlags* f = flags.get();
+  add_text(*app, "path", &f->path, "PATH", "Model folder (weights or not), config file or preset")
+      ->required();
+  add_int(*app, "--batch-size", &f->batch_size, 1, 65536,
+          "Of the training step whose memory is shown");
+  add_int(*app, "--seq-len", &f->seq_len, 1, 16777216,
+          "Of the training step whose memory is shown");
+  app->add_flag("--json", f->json, "Print JSON");
+  return [flags] { return run_inspect(*flags); };
+}
+
+}  // namespace mamba::cli

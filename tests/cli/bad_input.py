@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong input to every command: one line on standard error that says what was expected, what was
+found and what to do, the right exit code, nothing on standard output, and no file changed.
+
+Usage: bad_input.py PROGRAM [NAME...]
+"""
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import models
+
+USAGE, INPUT, MACHINE = 2, 3, 4
+PROGRAM = os.path.abspath(sys.argv[1])
+
+
+class Files:
+    """Good and broken files under one folder; paths are relative to it."""
+
+    def __init__(self, root):
+        self.root = root
+        os.chdir(root)
+        models.byte_model(PROGRAM, "good")
+        models.byte_model(PROGRAM, "other", seed=2)
+        models.byte_model(PROGRAM, "words", vocab_size=64)  # no bytes, no tokenizer
+        models.write("text", "It was the best of times, it was the worst of times. " * 40)
+        models.write("short", "x")
+        models.write("empty", "")
+        self.weights = open("good/model.safetensors", "rb").read()
+        self.config = json.load(open("good/config.json"))
+        self.tensors = models.read_safetensors("good/model.safetensors")
+        self.break_weights()
+        self.break_configs()
+        self.make_golden()
+        self.make_states()
+        self.make_run()
+
+    def model(self, name, weights=None, config=None):
+        models.write(f"{name}/model.safetensors", self.weights if weights is None else weights)
+        models.write(f"{name}/config.json", json.dumps(self.config) if config is None else config)
+
+    def break_weights(self):
+        name = "backbone.layers.0.mixer.A_log"
+        dtype, shape, data = self.tensors[name]
+        os.makedirs("no_weights")
+        shutil.copy("good/config.json", "no_weights/config.json")
+        self.model("truncated", self.weights[:-100])
+        self.model("no_header", b"\x08")
+        self.model("lying_header", b"\xff" * 8 + self.weights[8:])
+        self.model("lying_offsets", self.weights.replace(b'"data_offsets": [0, ',
+                                                         b'"data_offsets": [8, ', 1))
+        self.model("turned", models.safetensors({**self.tensors, name: (dtype, shape[::-1], data)}))
+        self.model("missing", models.safetensors(
+            {k: v for k, v in self.tensors.items() if k != name}))
+        self.model("extra", models.safetensors(
+            {**self.tensors, "backbone.layers.9.mixer.D": (dtype, [1], data[:4])}))
+        self.model("integers", models.safetensors({**self.tensors, name: ("I32", shape, data)}))
+
+    def break_configs(self):
+        def changed(**changes):
+            return json.dumps({k: v for k, v in {**self.config, **changes}.items()
+                               if v is not None})
+        self.model("not_json", config="{\"d_model\": 16,")
+        self.model("twice", config="{\"d_model\": 16, \"d_model\": 16}")
+        self.model("absurd", config=changed(d_model=10**15))
+        self.model("negative", config=changed(n_layer=-3))
+        self.model("no_width", config=changed(d_model=None))
+        self.model("foreign", config=json.dumps({"model_type": "llama", "hidden_size": 16}))
+        models.write("deep.json", "[" * 100000)
+
+    def make_golden(self):
+        ids = (7).to_bytes(8, "little") * 6
+        logits = bytes(4 * 6 * 256)
+        far = (300).to_bytes(8, "little") * 6
+        for name, tensors in {
+                "golden": {"input_ids": ("I64", [2, 3], ids), "logits": ("F32", [2, 3, 256], logits)},
+                "golden_far": {"input_ids": ("I64", [2, 3], far),
+                               "logits": ("F32", [2, 3, 256], logits)},
+                "golden_shape": {"input_ids": ("I64", [2, 3], ids),
+                                 "logits": ("F32", [3, 2, 256], logits)},
+                "golden_part": {"input_ids": ("I64", [2, 3], ids)},
+        }.items():
+            models.write(name, models.safetensors(tensors))
+
+    def make_states(self):
+        subprocess.run([PROGRAM, "generate", "-m", "good", "-p", "Hello", "-n", "3", "--state-out",
+                        "state"], check=True, capture_output=True)
+        content = open("state", "rb").read()
+        models.write("state_short", content[:-4])
+
+    def make_run(self):
+        subprocess.run([PROGRAM, *RUN, "--max-steps", "2"], check=True, capture_output=True)
+
+
+GENERATE = ["generate", "-m", "good", "-n", "2"]
+IDS = GENERATE + ["--prompt-ids", "1,2"]
+TRAIN = ["train", "--model-config", "good/config.json", "--data", "text", "--output-dir", "new",
+         "--seq-len", "16", "--lr-scheduler-type", "constant"]
+RUN = [*TRAIN[:6], "run", *TRAIN[7:], "--batch-size", "1"]  # as make_run() did
+PPL = ["eval", "ppl", "-m", "good", "-f", "text"]
+
+# name, arguments, exit code, what the message must contain
+CASES = [
+    ("no_command", [], USAGE, ["train", "generate"]),
+    ("unknown_command", ["genrate"], USAGE, ["genrate", "did you mean 'generate'"]),
+    ("unknown_flag", GENERATE + ["--tmep", "1"], USAGE, ["--tmep", "did you mean '--temp'"]),
+    ("missing_required", ["generate", "-p", "x"], USAGE,
+     ["[generate] expected --model FOLDER, got none"]),
+    ("unknown_flag_nested", ["bench", "model", "good", "--prompt", "1"], USAGE,
+     ["[bench model]", "did you mean '--prompt-length'", "mamba-cpp bench model --help"]),
+    ("extra_word", IDS + ["word"], USAGE, ["[generate] expected flags, got 'word'"]),
+    ("extra_short_flag", ["bench", "model", "good", "-m", "x"], USAGE,
+     ["[bench model] expected a known flag, got '-m'"]),
+    ("flag_twice", GENERATE + ["--temp", "1", "--temp", "2"], USAGE,
+     ["[--temp] expected one value, got 2; give it once"]),
+    ("flag_without_value", GENERATE + ["--temp"], USAGE, ["[--temp] expected a value, got none"]),
+    ("missing_subcommand", ["bench"], USAGE,
+     ["[bench] expected one of the commands kernel, model, train, got none"]),
+    ("missing_positional", ["verify"], USAGE, ["[verify] expected MODEL, got none"]),
+    ("missing_model", ["generate", "-m", "nowhere", "-p", "x"], INPUT, ["nowhere"]),
+    ("model_is_text", ["generate", "-m", "text", "-p", "x"], INPUT, ["text"]),
+    ("no_weights", ["generate", "-m", "no_weights", "-p", "x"], INPUT, ["model.safetensors"]),
+    ("truncated", ["generate", "-m", "truncated", "-p", "x"], INPUT, ["truncated", "byte"]),
+    ("no_header", ["generate", "-m", "no_header", "-p", "x"], INPUT, ["no_header"]),
+    ("lying_header", ["generate", "-m", "lying_header", "-p", "x"], INPUT, ["lying_header", "header"]),
+    ("lying_offsets", ["generate", "-m", "lying_offsets", "-p", "x"], INPUT, ["lying_offsets"]),
+    ("wrong_shape", ["generate", "-m", "turned", "-p", "x"], INPUT,
+     ["A_log", "[32, 16]", "[16, 32]"]),
+    ("missing_tensor", ["generate", "-m", "missing", "-p", "x"], INPUT, ["A_log"]),
+    ("extra_tensor", ["generate", "-m", "extra", "-p", "x"], INPUT, ["layers.9"]),
+    ("wrong_dtype", ["generate", "-m", "integers", "-p", "x"], INPUT, ["A_log"]),
+    ("config_not_json", ["generate", "-m", "not_json", "-p", "x"], INPUT, ["not_json"]),
+    ("config_key_twice", ["generate", "-m", "twice", "-p", "x"], INPUT, ["d_model"]),
+    ("config_absurd", ["generate", "-m", "absurd", "-p", "x"], INPUT, ["d_model", "1000000000000000"]),
+    ("config_negative", ["generate", "-m", "negative", "-p", "x"], INPUT, ["n_layer", "-3"]),
+    ("config_key_missing", ["generate", "-m", "no_width", "-p", "x"], INPUT, ["d_model"]),
+    ("config_foreign", ["generate", "-m", "foreign", "-p", "x"], INPUT, ["llama", "mamba"]),
+    ("id_out_of_range", GENERATE + ["--prompt-ids", "1,256"], USAGE, ["0..255", "256"]),
+    ("ids_empty", GENERATE + ["--prompt-ids", ""], USAGE, ["--prompt-ids", "empty list"]),
+    ("id_no_number", GENERATE + ["--prompt-ids", "1,,2"], USAGE, ["--prompt-ids"]),
+    ("temp_nan", IDS + ["--temp", "nan"], USAGE, ["--temp", "nan"]),
+    ("temp_infinite", IDS + ["--temp", "inf"], USAGE, ["--temp", "inf"]),
+    ("temp_text", IDS + ["--temp", "warm"], USAGE, ["--temp", "warm"]),
+    ("top_p_too_large", IDS + ["--top-p", "1.5"], USAGE, ["--top-p", "1.5"]),
+    ("tokens_negative", ["generate", "-m", "good", "-p", "x", "-n", "-5"], USAGE,
+     ["--tokens", "-5"]),
+    ("seed_too_large", IDS + ["--seed", "99999999999999999999"], USAGE, ["--seed"]),
+    ("two_prompts", GENERATE + ["-p", "x", "-f", "text"], USAGE, ["--prompt", "--file"]),
+    ("prompt_file_missing", GENERATE + ["-f", "nowhere"], INPUT, ["nowhere"]),
+    ("prompt_is_folder", GENERATE + ["-f", "good"], INPUT, ["good"]),
+    ("stop_empty", GENERATE + ["-p", "x", "--stop", ""], USAGE, ["stop"]),
+    ("text_without_tokenizer", ["generate", "-m", "words", "-p", "x"], USAGE, ["--prompt-ids"]),
+    ("stop_without_tokenizer", ["generate", "-m", "words", "--prompt-ids", "1", "--stop", "x"],
+     USAGE, ["tokenizer"]),
+    ("state_of_samples", IDS + ["--n", "2", "--state-out", "new"], USAGE, ["--state-out", "--n 2"]),
+    ("state_of_another_model", ["generate", "-m", "other", "--state-in", "state"], INPUT,
+     ["model_fingerprint"]),
+    ("state_of_another_dtype", GENERATE + ["--state-in", "state", "--dtype", "bf16"], INPUT,
+     ["'bf16'", "'f32'"]),
+    ("state_truncated", GENERATE + ["--state-in", "state_short"], INPUT, ["state_short"]),
+    ("state_is_weights", GENERATE + ["--state-in", "good/model.safetensors"], INPUT, ["format"]),
+    ("state_missing", GENERATE + ["--state-in", "nowhere"], INPUT, ["nowhere"]),
+    ("state_is_folder", ["generate", "-m", "nowhere", "-p", "x", "--state-out", "good"], USAGE,
+     ["[good] expected a file name, got a folder"]),
+    ("state_nowhere", IDS + ["--state-out", "nowhere/state"], INPUT, ["nowhere"]),
+    ("unknown_isa", IDS + ["--isa", "sse9"], USAGE, ["--isa", "sse9", "avx2"]),
+    ("unknown_dtype", IDS + ["--dtype", "f8"], USAGE, ["--dtype", "f8", "bf16"]),
+    ("threads", IDS + ["--threads", "5000"], USAGE, ["--threads", "0..1024", "5000"]),
+    ("ppl_text_missing", PPL[:-1] + ["nowhere"], INPUT, ["nowhere"]),
+    ("ppl_text_short", PPL[:-1] + ["short"], USAGE, ["2 tokens", "got 1"]),
+    ("ppl_text_empty", PPL[:-1] + ["empty", "--carry-state"], USAGE, ["2 tokens", "got 0"]),
+    ("ppl_window", PPL + ["--window", "1"], USAGE, ["--window", "2.."]),
+    ("ppl_stride", PPL + ["--window", "8", "--stride", "9"], USAGE, ["--stride", "8", "9"]),
+    ("ppl_contradiction", PPL + ["--carry-state", "--stride", "9"], USAGE, ["--carry-state"]),
+    ("ppl_without_tokenizer", ["eval", "ppl", "-m", "words", "-f", "text"], INPUT, ["64"]),
+    ("eval_unknown", ["eval", "pppl"], USAGE, ["pppl", "ppl"]),
+    ("golden_missing", ["verify", "good", "nowhere"], INPUT, ["nowhere"]),
+    ("golden_is_text", ["verify", "good", "text"], INPUT, ["text"]),
+    ("golden_part", ["verify", "good", "golden_part"], INPUT, ["logits"]),
+    ("golden_far", ["verify", "good", "golden_far"], INPUT, ["input_ids", "0..255", "300"]),
+    ("golden_shape", ["verify", "good", "golden_shape"], INPUT, ["[2, 3, 256]", "[3, 2, 256]"]),
+    ("tolerance_nan", ["verify", "good", "golden", "--tolerance", "nan"], USAGE, ["--tolerance"]),
+    ("dump_is_folder", ["verify", "nowhere", "golden", "--dump", "good"], USAGE,
+     ["[good] expected a file name, got a folder"]),
+    ("dump_nowhere", ["verify", "good", "golden", "--dump", "nowhere/out"], INPUT, ["nowhere"]),
+    ("inspect_nothing", ["inspect", "mamba-131m"], USAGE, ["mamba-131m", "mamba-130m"]),
+    ("inspect_other_weights", ["inspect", "turned"], INPUT, ["A_log", "[32, 16]", "[16, 32]"]),
+    ("inspect_missing_tensor", ["inspect", "missing"], INPUT, ["A_log", "missing"]),
+    ("inspect_truncated", ["inspect", "truncated"], INPUT, ["truncated"]),
+    ("inspect_deep_json", ["inspect", "deep.json"], INPUT, ["deep.json"]),
+    ("inspect_absurd", ["inspect", "absurd"], INPUT, ["d_model"]),
+    ("bench_kernel_unknown", ["bench", "kernel", "scan_forwards"], USAGE, ["scan_forward'"]),
+    ("bench_size_unknown", ["bench", "kernel", "scan_step", "--shape", "Q=3"], USAGE, ["Q", "N=16"]),
+    ("bench_size_text", ["bench", "kernel", "scan_step", "--shape", "B=x"], USAGE, ["--shape", "x"]),
+    ("bench_size_alone", ["bench", "kernel", "all", "--shape", "B=2"], USAGE, ["--shape"]),
+    ("bench_preset", ["bench", "model", "nothing"], USAGE, ["nothing", "mamba-130m"]),
+    ("bench_output", ["bench", "train", "good", "-o", "xml"], USAGE, ["xml", "json"]),
+    ("train_data_missing", [*TRAIN[:4], "nowhere", *TRAIN[5:]], INPUT, ["nowhere"]),
+    ("train_data_empty", [*TRAIN[:4], "empty", *TRAIN[5:]], INPUT, ["empty"]),
+    ("train_data_short", [*TRAIN[:4], "short", *TRAIN[5:]], INPUT, ["--data"]),
+    ("train_valid_missing", TRAIN + ["--valid", "nowhere"], INPUT, ["nowhere"]),
+    ("train_config_missing", ["train", "--model-config", "nowhere", *TRAIN[3:]], USAGE, ["nowhere"]),
+    ("train_config_absurd", ["train", "--model-config", "absurd", *TRAIN[3:]], INPUT, ["d_model"]),
+    ("train_config_negative", ["train", "--model-config", "negative", *TRAIN[3:]], INPUT,
+     ["n_layer"]),
+    ("train_rate_nan", TRAIN + ["--learning-rate", "nan"], USAGE, ["--learning-rate", "nan"]),
+    ("train_rate_negative", TRAIN + ["--learning-rate", "-1"], USAGE, ["--learning-rate"]),
+    ("train_beta", TRAIN + ["--adam-beta1", "1"], USAGE, ["beta1"]),
+    ("train_batch_zero", TRAIN + ["--batch-size", "0"], USAGE, ["--batch-size"]),
+    ("train_warmup", TRAIN + ["--warmup-steps", "100", "--max-steps", "9"], USAGE, ["--warmup-steps"]),
+    ("train_tokenizer", TRAIN + ["--tokenizer", "words"], USAGE, ["--tokenizer", "words", "bytes"]),
+    ("train_vocabulary", ["train", "--model-config", "words", *TRAIN[3:]], USAGE, ["256", "64"]),
+    ("train_two_starts", ["train", "--model-config", "mamba-130m", "--init-from", "good", *TRAIN[3:]],
+     INPUT, ["[50280, 768]", "[256, 16]"]),
+    ("train_output_is_file", [*TRAIN[:6], "text", *TRAIN[7:]], USAGE, ["text"]),
+    ("train_output_nowhere", [*TRAIN[:6], "/proc/nowhere", *TRAIN[7:]], INPUT, ["/proc/nowhere"]),
+    ("train_resume_nothing", TRAIN + ["--resume"], INPUT, ["new"]),
+    ("train_resume_missing", RUN + ["--resume", "nowhere"], INPUT, ["nowhere"]),
+    ("train_resume_differs", RUN + ["--resume", "--seed", "5", "--max-steps", "3"], USAGE,
+     ["--seed"]),
+]
+
+
+def snapshot():
+    """Every file below the current folder with the hash of its content."""
+    found = {}
+    for folder, _, names in os.walk("."):
+        found[folder] = None
+        for name in names:
+            path = os.path.join(folder, name)
+            with open(path, "rb") as file:
+                found[path] = hashlib.sha256(file.read()).hexdigest()
+    return found
+
+
+def saved(files):
+    """Without what a training run extends as it goes."""
+    return {p: h for p, h in files.items() if h and not p.endswith("metrics.jsonl")}
+
+
+def check(name, arguments, code, parts, running=False, **options):
+    """Runs one case; returns what is wrong with it. `running`: the failure comes after work has begun,
+    so other lines may stand before the error's and files may have been added."""
+    before = snapshot()
+    stdout = options.pop("stdout", subprocess.PIPE)
+    result = subprocess.run([PROGRAM, *arguments], stdin=subprocess.DEVNULL, stdout=stdout,
+                            stderr=subprocess.PIPE, timeout=120, **options)
+    error = result.stderr.decode()
+    wrong = []
+    if result.returncode != code:
+        wrong.append(f"exit code {result.returncode}, expected {code}")
+    lines = error.splitlines(keepends=True)
+    if not lines or not lines[-1].startswith("error: ") or not lines[-1].endswith("\n"):
+        wrong.append("the last line does not start with 'error: '")
+    if len(lines) != 1 and not running:
+        wrong.append(f"{len(lines)} lines instead of one")
+    wrong += [f"no {part!r} in it" for part in parts if part not in error]
+    if result.stdout:
+        wrong.append(f"standard output: {result.stdout[:80]!r}")
+    changed = set(before.items()) ^ set(snapshot().items())
+    if running:
+        changed = set(saved(before).items()) - set(snapshot().items())
+    if changed:
+        wrong.append(f"files changed: {sorted({path for path, _ in changed})}")
+    return [f"{name}: {w}\n    {error.strip()[-500:]}" for w in wrong]
+
+
+def limit_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+
+
+def limit_memory():
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    """A file system of this size mounted on ./disk, or None where that is not allowed."""
+    os.makedirs("disk", exist_ok=True)
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", "disk"],
+        capture_output=True).returncode == 0
+    try:
+        yield "disk" if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "disk"], check=True)
+
+
+def machine_cases():
+    """Cases that need more than arguments: full disks, limits, permissions."""
+    wrong, ran = [], []
+
+    def case(*arguments, **options):
+        ran.append(arguments[0])
+        wrong.extend(check(*arguments, **options))
+
+    with open("/dev/full", "wb") as full:
+        for name, arguments in [("full_output", ["inspect", "good"]), ("full_stream", IDS),
+                                ("full_json", IDS + ["--json"]), ("full_version", ["version"])]:
+            case(name, arguments, INPUT, ["stdout", "No space"], stdout=full)
+    case("state_too_large", IDS + ["--json", "--state-out", "state"], INPUT, ["state"], preexec_fn=limit_files)
+    case("dump_too_large", ["verify", "good", "golden", "--dump", "state", "--tolerance", "1e6"],
+         INPUT, ["state"], preexec_fn=limit_files)
+    case("train_too_large", RUN + ["--max-steps", "4", "--resume"], INPUT, ["run"], running=True,
+         preexec_fn=limit_files)
+    case("no_memory", ["bench", "model", "mamba-2.8b"], MACHINE, ["memory"],
+         preexec_fn=limit_memory)
+    with small_disk("24k") as disk:
+        if disk:
+            with open("disk/state", "wb") as file:
+                file.write(bytes(20000))
+            case("disk_full_state", IDS + ["--json", "--state-out", "disk/state"], INPUT,
+                 ["No space"])
+            case("disk_full_train", [*TRAIN[:6], "disk/run", *TRAIN[7:], "--max-steps", "1"], INPUT,
+                 ["No space"], running=True)
+    if os.geteuid() != 0:  # root may write anywhere
+        os.makedirs("locked")
+        os.chmod("locked", 0o555)
+        case("locked_state", IDS + ["--state-out", "locked/state"], INPUT, ["Permission"])
+        case("locked_train", [*TRAIN[:6], "locked/run", *TRAIN[7:]], INPUT, ["Permission"])
+    available = json.loads(subprocess.run([PROGRAM, "version", "--json"], capture_output=True,
+                                          check=True).stdout)["available"]
+    for isa in ("avx2", "avx512", "avx512_bf16"):
+        if f"cpu:{isa}" not in available:
+            case(f"absent_{isa}", IDS + ["--isa", isa], MACHINE, [isa, "cpu:base"])
+    return wrong, ran
+
+
+def main():
+    chosen = set(sys.argv[2:])
+    with tempfile.TemporaryDirectory() as root:
+        Files(root)
+        wrong, ran = [], []
+        for name, arguments, code, parts in CASES:
+            if not chosen or name in chosen:
+                ran.append(name)
+                wrong += check(name, arguments, code, parts)
+        if not chosen:
+            more_wrong, more_ran = machine_cases()
+            wrong += more_wrong
+            ran += more_ran
+        os.chdir("/")
+    print("\n".join(wrong))
+    print(f"{len(ran)} wrong inputs, {len(wrong)} complaints")
+    return 1 if wrong or len(ran) < (1 if chosen else 25) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
