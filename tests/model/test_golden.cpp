@@ -91,8 +91,9 @@ TEST_P(Golden, LogitsAreWithin1e4OnEveryBackend) {
   }
 }
 
-// Products in bf16 against f32 logits: operands carry a relative error of 2^-9 each, and the logits
-// of these models (up to 40) are sums of some 20 products through two layers.
+// Products in bf16 against f32 logits: both operands are rounded by up to 2^-9, so a product by 2^-8;
+// a logit stands behind a chain of 8 of them (4 in each of two layers) whose errors add up, doubled
+// because the norms between them divide by values that carry the error too: 16 * 2^-8.
 TEST_P(Golden, LogitsInBf16AreNear) {
   const SafetensorsFile golden(file());
   const TensorInfo& input = golden.get("input_ids");
@@ -106,7 +107,7 @@ TEST_P(Golden, LogitsInBf16AreNear) {
     std::vector<float> logits(want.size());
     model.forward(tokens.data(), input.shape[1], state, Logits::kAll, logits.data());
     EXPECT_LE(relative_to_max(logits.data(), want.data(), static_cast<int64_t>(want.size())),
-              4 * 0x1p-8)
+              16 * 0x1p-8)
         << device << ", largest logit " << largest;
   }
 }
