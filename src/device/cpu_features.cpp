@@ -2,6 +2,7 @@
 // What this CPU and process can do.
 #include "device/cpu_features.h"
 
+#include <omp.h>
 #include <sched.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -65,6 +66,8 @@ std::string cpu_model_name() {
 }
 
 int physical_cores() {
+  // With OMP_PLACES or OMP_PROC_BIND the caller's own mask is one place; OpenMP remembers them all.
+  if (omp_get_num_places() > 0) return omp_get_num_places();
   cpu_set_t mask;
   CPU_ZERO(&mask);
   if (sched_getaffinity(0, sizeof mask, &mask) != 0) return 1;
