@@ -91,9 +91,9 @@ TEST_P(Golden, LogitsAreWithin1e4OnEveryBackend) {
   }
 }
 
-// Products in bf16 against f32 logits: both operands are rounded by up to 2^-9, so a product by 2^-8;
-// a logit stands behind a chain of 8 of them (4 in each of two layers) whose errors add up, doubled
-// because the norms between them divide by values that carry the error too: 16 * 2^-8.
+// Products in bf16 against f32 logits: both operands are rounded by up to 2^-9, so a product by
+// 2^-8; a logit stands behind a chain of 8 of them (4 in each of two layers) whose errors add up,
+// doubled because the norms between them divide by values that carry the error too: 16 * 2^-8.
 TEST_P(Golden, LogitsInBf16AreNear) {
   const SafetensorsFile golden(file());
   const TensorInfo& input = golden.get("input_ids");
