@@ -225,10 +225,21 @@ void limit_spinning(char** argv) {
   ::execv("/proc/self/exe", argv);  // if it fails, go on as it is
 }
 
+// Data and weights are mapped: a file that another program cuts short while it is in use ends in
+// this signal at the first byte that is gone.
+extern "C" void on_bus_error(int) {
+  static constexpr char kText[] =
+      "error: [file] expected a file to keep its length while it is read, got one that was cut "
+      "short; restore it and run again\n";
+  const ssize_t written = ::write(STDERR_FILENO, kText, sizeof kText - 1);
+  ::_exit(written < 0 ? 70 : 3);
+}
+
 int guarded(int argc, char** argv) {
   fill_standard_descriptors();
   std::signal(SIGPIPE, SIG_IGN);  // writes report EPIPE instead
   std::signal(SIGXFSZ, SIG_IGN);  // and EFBIG
+  std::signal(SIGBUS, on_bus_error);
   try {
     return run(argc, argv);
   } catch (const OutputClosed&) {
