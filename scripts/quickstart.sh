@@ -28,7 +28,7 @@ fi
 rm -f "$log"
 cmake --build --preset release --target mamba-cpp
 
-program=$(find build/release -type f -name mamba-cpp -perm -u+x | head -n 1)
+program=$(find build/release -maxdepth 1 -type f -name mamba-cpp -perm -u+x | head -n 1)
 [ -n "$program" ] || die "the build left no program mamba-cpp in build/release"
 echo
 echo "$program generate -m $model -p \"$prompt\" -n 300 --temp 0.7 --top-p 0.9 --seed 1 --echo"
