@@ -66,9 +66,12 @@ struct Config {
 
   // Tokens, as config.json has them; -1: none
   int64_t bos_token_id = -1, eos_token_id = -1, pad_token_id = -1;
+  std::vector<int64_t> more_eos_token_ids;  // the further ones where the file lists several
 
   // Heads of Mamba-2: d_ssm / headdim.
   int64_t n_heads() const { return d_ssm / headdim; }
+  // eos_token_id and more_eos_token_ids; empty where there is none.
+  std::vector<int64_t> all_eos_token_ids() const;
   // Throws invalid_argument naming the first field that is out of range or contradicts another.
   void validate() const;
 

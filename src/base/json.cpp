@@ -144,13 +144,13 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
       fail(ErrorCode::kBadFile, "[{}] expected a key, got {} at byte {}; keys are strings", where_,
            source_.ends[next_].second, read_);
     }
-    Json& object = *open_.back();
-    if (object.contains(name)) {
+    const auto [member, is_new] = open_.back()->get_ref<Json::object_t&>().try_emplace(name);
+    if (!is_new) {
       fail(ErrorCode::kBadFile,
            "[{}] expected every key once, got \"{}\" again at byte {}; remove one of them", where_,
            printable(name), read_);
     }
-    key_ = std::move(name);
+    member_ = &member->second;
     return true;
   }
   bool parse_error(size_t position, const std::string&,
@@ -172,9 +172,8 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
       parent.push_back(std::move(value));
       return &parent.back();
     }
-    Json& member = parent[key_];
-    member = std::move(value);
-    return &member;
+    *member_ = std::move(value);
+    return member_;
   }
   bool add(Json value) {
     place(std::move(value));
@@ -202,7 +201,7 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
   size_t next_ = 0;  // into source_.ends
   Json root_;
   std::vector<Json*> open_;  // a parent never grows while a child is open, so pointers stay good
-  std::string key_;
+  Json* member_ = nullptr;   // of the open object, whose key was read last
 };
 
 [[noreturn]] void wrong_member(const Json& object, const char* key, const std::string& expected,
@@ -293,6 +292,19 @@ int64_t get_int(const Json& object, const char* key, int64_t low, int64_t high,
     wrong_member(object, key, fmt::format("an integer from {} to {}", low, high), where);
   }
   return value.get<int64_t>();
+}
+
+std::vector<int64_t> get_int_list(const Json& object, const char* key, int64_t low, int64_t high,
+                                  const std::string& where, size_t most) {
+  const Json& list = get_member(object, key, where);
+  if (!list.is_array() || list.size() > most) {
+    wrong_member(object, key, fmt::format("a list of at most {} integers", most), where);
+  }
+  std::vector<int64_t> values;
+  for (const Json& value : list) {
+    values.push_back(get_int(Json{{key, value}}, key, low, high, where));
+  }
+  return values;
 }
 
 double get_number(const Json& object, const char* key, double low, double high,

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace mamba {
 
@@ -44,9 +45,19 @@ bool has_member(const Json& object, const char* key);
 const Json& get_member(const Json& object, const char* key, const std::string& where);
 int64_t get_int(const Json& object, const char* key, int64_t low, int64_t high,
                 const std::string& where);
+// An array of at most `most` such integers.
+std::vector<int64_t> get_int_list(const Json& object, const char* key, int64_t low, int64_t high,
+                                  const std::string& where, size_t most = 4096);
 double get_number(const Json& object, const char* key, double low, double high,
                   const std::string& where);
 bool get_bool(const Json& object, const char* key, const std::string& where);
 std::string get_string(const Json& object, const char* key, const std::string& where);
+
+// A line (indent -1) or a page of JSON for people and programs, ended by a new line. Bytes that are
+// no UTF-8, as paths may have, become U+FFFD.
+template <class AnyJson>
+std::string json_text(const AnyJson& json, int indent = 2) {
+  return json.dump(indent, ' ', false, AnyJson::error_handler_t::replace) + "\n";
+}
 
 }  // namespace mamba

@@ -23,6 +23,9 @@ class MappedFile {
   const uint8_t* data() const { return data_; }  // null for an empty file
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  // Gives back the memory of whole pages within these bytes, if they lie in this file; what is read
+  // there later comes from the file again.
+  void release(const void* data, size_t bytes) const;
 
  private:
   std::string path_;

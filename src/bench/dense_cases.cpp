@@ -140,6 +140,33 @@ double product_flops(int64_t M, int64_t N, int64_t K) {
   return 2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
 }
 
+// Outside of the timing: a->packed is `weight` in the layout of the backend that runs.
+template <class Args>
+void pack_before(KernelCase& c, int64_t N, int64_t K, CBuf weight, std::shared_ptr<Args> a) {
+  auto packed = std::make_shared<PackedLinear*>(nullptr);
+  const Product product = product_of(c.shape);
+  c.prepare = [=](const Kernels& k, Stream& s) {
+    k.linear_pack(s, LinearPackArgs{N, K, product, weight, packed.get(), true});
+    a->packed = *packed;
+  };
+  c.finish = [=](const Kernels& k, Stream& s) {
+    k.linear_unpack(s, LinearUnpackArgs{*packed});
+    *packed = nullptr;
+    a->packed = nullptr;
+  };
+}
+
+void build_linear_rows(KernelCase& c) {
+  const int64_t rows = c.shape["rows"], N = c.shape["N"], K = c.shape["K"];
+  auto a = std::make_shared<LinearRowsArgs>();
+  a->rows = rows;
+  a->ids = c.ids(rows, N);
+  a->y = c.out(rows * K);
+  c.cost.bytes = static_cast<double>(rows) * (8.0 * static_cast<double>(K) + 4);
+  pack_before(c, N, K, c.in(N * K), a);
+  c.run = [a](const Kernels& k, Stream& s) { k.linear_rows(s, *a); };
+}
+
 void build_linear_forward(KernelCase& c) {
   const int64_t M = c.shape["M"], N = c.shape["N"], K = c.shape["K"];
   auto a = std::make_shared<LinearArgs>();
@@ -149,17 +176,7 @@ void build_linear_forward(KernelCase& c) {
   a->y = c.out(M * N), a->y_stride = N;
   c.terms = K;
   c.cost.flops = product_flops(M, N, K);
-  auto packed = std::make_shared<PackedLinear*>(nullptr);
-  c.prepare = [a, packed](const Kernels& k, Stream& s) {
-    const LinearPackArgs pack{a->N, a->K, a->product, a->weight, packed.get()};
-    k.linear_pack(s, pack);
-    a->packed = *packed;
-  };
-  c.finish = [a, packed](const Kernels& k, Stream& s) {
-    k.linear_unpack(s, LinearUnpackArgs{*packed});
-    *packed = nullptr;
-    a->packed = nullptr;
-  };
+  pack_before(c, N, K, a->weight, a);
   c.run = [a](const Kernels& k, Stream& s) { k.linear_forward(s, *a); };
 }
 
@@ -250,7 +267,10 @@ void build_sample(KernelCase& c) {
   SampleArgs a{};
   a.vocab = c.shape["V"];
   a.logits = c.in(a.vocab, -8, 8);
-  a.temperature = 0.8, a.top_k = 50, a.top_p = 0.95, a.min_p = 0, a.uniform = 0.4321;
+  static constexpr SampleStep kSteps[] = {SampleStep::kTopK, SampleStep::kTopP,
+                                          SampleStep::kTemperature};
+  a.steps = kSteps, a.step_count = 3;
+  a.temperature = 0.8, a.top_k = 50, a.top_p = 0.95, a.uniform = 0.4321;
   a.token = c.out(1, DType::kI32).as<int32_t>();
   c.cost.flops = 2.0 * static_cast<double>(a.vocab);
   run_with(c, &Kernels::sample, a);
@@ -274,6 +294,7 @@ std::vector<KernelEntry> dense_kernel_entries() {
       {"layer_norm_backward", rows, build_layer_norm_backward},
       {"gated_norm_forward", grouped, build_gated_norm_forward},
       {"gated_norm_backward", grouped, build_gated_norm_backward},
+      {"linear_rows", {{"rows", 512}, {"N", 50280}, {"K", kDim}, {"bf16", 0}}, build_linear_rows},
       {"linear_forward", product, build_linear_forward},
       {"linear_backward_input", product, build_linear_backward_input},
       {"linear_backward_weight", product, build_linear_backward_weight},

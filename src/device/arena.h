@@ -33,7 +33,10 @@ class Arena {
  public:
   // Counts only.
   Arena() = default;
-  Arena(void* data, int64_t bytes) : base_(static_cast<char*>(data)), capacity_(bytes) {}
+  // `peak`, where given, is raised to the furthest byte that was ever handed out; it must outlive
+  // all copies.
+  Arena(void* data, int64_t bytes, int64_t* peak = nullptr)
+      : base_(static_cast<char*>(data)), capacity_(bytes), peak_(peak) {}
 
   // `count` elements; null data while counting. Past the capacity it is a bug of the plan.
   Buf alloc(DType dtype, int64_t count) {
@@ -41,18 +44,24 @@ class Arena {
     used_ += (count * dtype_size(dtype) + 63) / 64 * 64;
     if (base_ == nullptr) return Buf(nullptr, dtype);
     MAMBA_CHECK(used_ <= capacity_);
+    if (peak_ != nullptr && before_ + used_ > *peak_) *peak_ = before_ + used_;
     return Buf(base_ + at, dtype);
   }
   int64_t used() const { return used_; }
   // The part that is not handed out yet; what is taken there is not taken here.
   Arena rest() const {
-    return base_ == nullptr ? Arena() : Arena(base_ + used_, capacity_ - used_);
+    if (base_ == nullptr) return Arena();
+    Arena rest(base_ + used_, capacity_ - used_, peak_);
+    rest.before_ = before_ + used_;
+    return rest;
   }
 
  private:
   char* base_ = nullptr;
   int64_t capacity_ = 0;
   int64_t used_ = 0;
+  int64_t before_ = 0;  // bytes of the block before base_
+  int64_t* peak_ = nullptr;
 };
 
 }  // namespace mamba

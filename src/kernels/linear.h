@@ -64,6 +64,18 @@ struct LinearPackArgs {
   Product product;
   CBuf weight;  // (N, K) f32 or bf16; need not outlive the call
   PackedLinear** out;
+  // linear_rows will read single rows often (an embedding): a layout that is slow at it then keeps
+  // a copy by rows.
+  bool by_rows = false;
+};
+
+// y[r, :] = weight[ids[r], :] as the products see it (rounded where packed for bf16); rows whose id
+// is negative are zero.
+struct LinearRowsArgs {
+  const PackedLinear* packed;
+  int64_t rows;
+  CBuf ids;  // (rows) i32, each in [-1, N)
+  Buf y;     // (rows, K)
 };
 
 struct LinearUnpackArgs {

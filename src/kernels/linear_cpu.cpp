@@ -5,6 +5,7 @@
 // packing ahead or the number of rows. So one row (decoding) and many give the same bits.
 #include <omp.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "kernels/linear.h"
 #include "kernels/linear_micro.h"
@@ -19,6 +20,7 @@ constexpr int64_t kDepth = 512;                  // a block of the sum: 8 rows o
 constexpr int64_t kPackDepth = 1024;             // packed at once when B is not packed ahead,
 constexpr int64_t kPackWords = 2 * 1024 * 1024;  // and at most 8 MiB, so that it stays in L3
 constexpr int64_t kChunk = 64;                   // words of a row transposed at once
+constexpr int64_t kHugePage = 2 << 20;           // bytes
 constexpr int64_t kSerial = 1 << 16;             // multiply-adds below which threads do not pay
 
 MAMBA_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -436,7 +438,12 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   const int64_t panel_words = words_for(a.K, pairs) * kPanel;
   const int64_t bytes = (panels * panel_words * 4 + 64) / 64 * 64;
   PackedLinear* packed = static_cast<PackedLinear*>(malloc(sizeof(PackedLinear)));
-  float* data = static_cast<float*>(aligned_alloc(64, static_cast<size_t>(bytes)));
+  // Large weights on huge pages: a tenth of the time to get them, and fewer misses while reading.
+  const bool huge = bytes >= 2 * kHugePage;
+  const int64_t rounded = blocks(bytes, kHugePage) * kHugePage;
+  float* data = static_cast<float*>(huge ? aligned_alloc(kHugePage, rounded)
+                                         : aligned_alloc(64, static_cast<size_t>(bytes)));
+  if (huge && data != nullptr) madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
   if (packed == nullptr || data == nullptr) {
     free(packed);
     free(data);
@@ -452,14 +459,39 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   const Part part = {0, a.K, 0, a.N, data, panel_words};
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (a.N * a.K >= kSerial)
   for (int64_t i = 0; i < panels; ++i) pack_panel(p, part, i, pairs, data + i * panel_words);
-  *packed = {a.N, a.K, kPanel, a.product, pairs ? DType::kBF16 : DType::kF32, data};
+  *packed = {a.N, a.K, kPanel, a.product, pairs ? DType::kBF16 : DType::kF32, data, nullptr};
   *a.out = packed;
 }
 
 void linear_unpack(Stream&, const LinearUnpackArgs& a) noexcept {
   if (a.packed == nullptr) return;
   free(a.packed->data);
+  free(a.packed->rows);
   free(a.packed);
+}
+
+// A row is a column of its panel.
+void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept {
+  const int64_t K = a.packed->K;
+  const bool pairs = a.packed->dtype == DType::kBF16;
+  const int64_t panel_words = words_for(K, pairs) * kPanel;
+#pragma omp parallel for num_threads(stream.threads) schedule(static) if (a.rows * K >= kSerial)
+  for (int64_t r = 0; r < a.rows; ++r) {
+    float* y = a.y.as<float>() + r * K;
+    const int64_t id = a.ids.as<int32_t>()[r];
+    if (id < 0) {
+      memset(y, 0, sizeof(float) * static_cast<size_t>(K));
+      continue;
+    }
+    const int64_t at = id / kPanel * panel_words + id % kPanel;
+    if (!pairs) {
+      const float* column = static_cast<const float*>(a.packed->data) + at;
+      for (int64_t k = 0; k < K; ++k) y[k] = column[k * kPanel];
+      continue;
+    }
+    const bf16* column = static_cast<const bf16*>(a.packed->data) + 2 * at;
+    for (int64_t k = 0; k < K; ++k) y[k] = to_f32(column[k / 2 * 2 * kPanel + k % 2]);
+  }
 }
 
 }  // namespace mamba::MAMBA_ISA

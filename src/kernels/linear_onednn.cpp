@@ -81,7 +81,7 @@ struct Piece {
   bool few;  // whether the next four may be used for up to kFew rows
   dnnl::memory::desc few_a, few_c, few_scratch;
   dnnl::matmul multiply_few;
-  dnnl::reorder transpose, from_rows, from_columns;
+  dnnl::reorder transpose, from_rows, from_columns, to_columns;
 
   bool narrow() const { return type == Type::bf16; }
   int64_t element() const { return type == Type::bf16 ? 2 : 4; }
@@ -158,6 +158,7 @@ std::unique_ptr<Piece> make_piece(int64_t columns, int64_t depth, Type type) {
   p->transpose = reorder(p->a_transposed, p->a);
   p->from_rows = reorder(p->b_by_rows, p->b);
   p->from_columns = reorder(p->b_by_columns, p->b);
+  p->to_columns = reorder(p->b, p->b_by_columns);
   return p;
 }
 
@@ -427,6 +428,29 @@ void add_column_sums(Stream& stream, const LinearBackwardWeightArgs& a) noexcept
   }
 }
 
+// The wanted rows of a weight that exists in oneDNN's layout alone: block by block.
+template <class T>
+void unpack_rows(const LinearRowsArgs& a, const Part& part, char* plain) {
+  const int64_t K = a.packed->K;
+  const int32_t* ids = a.ids.as<int32_t>();
+  Worker worker;
+  for (int64_t block = 0; block <= part.last_block; ++block) {
+    const Piece& p = part.piece_of(block);
+    bool unpacked = false;
+    for (int64_t r = 0; r < a.rows; ++r) {
+      if (ids[r] < 0 || ids[r] / kColumns != block) continue;
+      if (!unpacked) {
+        char* data = static_cast<char*>(a.packed->data) + block * part.full->b_bytes();
+        worker.reorder(p.to_columns, p.b, data, p.b_by_columns, plain);
+        unpacked = true;
+      }
+      const T* row = reinterpret_cast<const T*>(plain) + ids[r] % kColumns * p.depth;
+      float* y = a.y.as<float>() + r * K;
+      for (int64_t k = 0; k < K; ++k) y[k] = onednn::widened(row[k]);
+    }
+  }
+}
+
 // Every block of W^T in oneDNN's layout; false when memory is short.
 bool pack_blocks(Stream& stream, const LinearPackArgs& a, const Part& part, char* data,
                  std::atomic<bool>& failed) {
@@ -514,6 +538,10 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept try {
   const bool empty = a.N <= 0 || a.K <= 0;
   const Part part = empty ? Part{} : make_part(a.N, 0, a.K);
   const int64_t bytes = empty ? 64 : part.last_block * part.full->b_bytes() + part.last->b_bytes();
+  const int64_t row_bytes = a.by_rows ? std::max<int64_t>(a.N * a.K, 1) * 2 : 0;
+  std::unique_ptr<void, decltype(&std::free)> rows(
+      a.by_rows ? std::malloc(static_cast<size_t>(row_bytes)) : nullptr, std::free);
+  if (a.by_rows && rows == nullptr) return fail_stream(stream, "linear_pack", row_bytes);
   std::unique_ptr<void, decltype(&std::free)> data(std::aligned_alloc(64, bytes), std::free);
   std::unique_ptr<void, decltype(&std::free)> packed(std::malloc(sizeof(PackedLinear)), std::free);
   if (data == nullptr || packed == nullptr) return fail_stream(stream, "linear_pack", bytes);
@@ -521,9 +549,35 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept try {
   if (!empty && !pack_blocks(stream, a, part, static_cast<char*>(data.get()), failed)) return;
   if (failed) return fail_stream(stream, "linear_pack (oneDNN)");
   *a.out = static_cast<PackedLinear*>(packed.release());
-  **a.out = {a.N, a.K, kPanel, a.product, DType::kBF16, data.release()};
+  if (a.by_rows) loops().round(a.weight, a.K, a.N, a.K, a.N, a.K, true, rows.get());
+  **a.out = {a.N, a.K, kPanel, a.product, DType::kBF16, data.release(), rows.release()};
 } catch (...) {
   fail_stream(stream, "linear_pack (oneDNN)");
+}
+
+void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept try {
+  if (a.packed->panel != kPanel) return own().linear_rows(stream, a);
+  const int64_t N = a.packed->N, K = a.packed->K;
+  if (a.packed->rows != nullptr) {
+    const CBuf weight(a.packed->rows, DType::kBF16);
+    return own().embed_forward(stream, EmbedArgs{a.rows, K, N, a.ids, weight, a.y});
+  }
+  for (int64_t r = 0; r < a.rows; ++r) {
+    if (a.ids.as<int32_t>()[r] >= 0) continue;
+    std::memset(a.y.as<float>() + r * K, 0, sizeof(float) * static_cast<size_t>(K));
+  }
+  if (N <= 0 || K <= 0) return;
+  const OneThread one;
+  const Part part = make_part(N, 0, K);
+  char* plain = stream.scratch<char>(aligned(part.full->b_bytes()));
+  if (plain == nullptr) return;
+  if (element_type() == Type::bf16) {
+    unpack_rows<bf16>(a, part, plain);
+  } else {
+    unpack_rows<float>(a, part, plain);
+  }
+} catch (...) {
+  fail_stream(stream, "linear_rows (oneDNN)");
 }
 
 }  // namespace onednn
@@ -536,6 +590,7 @@ const Kernels& onednn_kernels() {
     table.linear_backward_input = onednn::linear_backward_input;
     table.linear_backward_weight = onednn::linear_backward_weight;
     table.linear_pack = onednn::linear_pack;
+    table.linear_rows = onednn::linear_rows;
     return table;
   }();
   return kTable;

@@ -8,6 +8,9 @@
 
 namespace mamba::onednn {
 
+inline float widened(float v) { return v; }
+inline float widened(bf16 v) { return to_f32(v); }
+
 // Rows of f32 or bf16 to rows of T, rounded to bf16, filled up with zeros to (to_rows, to_columns).
 template <class T>
 MAMBA_INLINE void round_rows(CBuf from, int64_t stride, int64_t rows, int64_t columns,

@@ -95,7 +95,7 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
     return;
   }
   if (bytes > 0) std::memcpy(data, a.weight.data, bytes);
-  *packed = {a.N, a.K, 0, a.product, a.weight.dtype, data};
+  *packed = {a.N, a.K, 0, a.product, a.weight.dtype, data, nullptr};
   *a.out = packed;
 }
 
@@ -103,6 +103,21 @@ void linear_unpack(Stream&, const LinearUnpackArgs& a) noexcept {
   if (a.packed == nullptr) return;
   std::free(a.packed->data);
   std::free(a.packed);
+}
+
+void linear_rows(Stream&, const LinearRowsArgs& a) noexcept {
+  const CBuf weight(a.packed->data, a.packed->dtype);
+  const int64_t K = a.packed->K;
+  with_float(a.y.dtype, [&]<class T>() {
+    for (int64_t r = 0; r < a.rows; ++r) {
+      const int64_t id = a.ids.as<int32_t>()[r];
+      for (int64_t k = 0; k < K; ++k) {
+        a.y.as<T>()[r * K + k] =
+            id < 0 ? T(0)
+                   : static_cast<T>(weight_operand<T>(weight, id * K + k, a.packed->product));
+      }
+    }
+  });
 }
 
 }  // namespace mamba::MAMBA_ISA

@@ -33,36 +33,21 @@ void Network::norm_backward(const Context& ctx, int weight, int bias, const Norm
   ctx.kernels().rms_norm_backward(ctx.stream(), args);
 }
 
-int64_t Network::training_bytes(const Context& ctx, int64_t* scratch) const {
-  const int64_t D = config_.d_model;
-  Arena kept;
-  int64_t op = 0;
-  for (const SubLayer& layer : layers_) {
-    layout_norm(ctx, kept);
-    kept.alloc(DType::kU8, layer.op->saved_bytes(ctx));
-    op = std::max({op, layer.op->forward_bytes(ctx), layer.op->backward_bytes(ctx)});
-  }
-  layout_norm(ctx, kept);
-  Arena shared;
-  shared.alloc(ctx.real(), ctx.rows() * D);  // h, later dx
-  shared.alloc(ctx.real(), ctx.rows() * D);  // dr
-  Arena head;
-  head.alloc(ctx.real(), std::min(head_rows(), ctx.rows()) * config_.vocab_size);
-  head.alloc(ctx.real(), std::min(head_rows(), ctx.rows()));
-  *scratch = shared.used() + std::max(op, head.used());
-  return kept.used();
-}
-
-MemoryPlan Network::plan_training(int64_t B, int64_t L) const {
+MemoryPlan Network::plan_training(int64_t B, int64_t L, const StepOptions& options) const {
   Context ctx{};
   ctx.device = device_.get();
   ctx.B = B;
-  ctx.L = L;
+  ctx.L = (L + options.segments - 1) / options.segments;
+  ctx.recompute = options.recompute == Recompute::kScan;
+  TrainingLayout layout;
+  layout.lay_out(config_, layer_list_, ctx, options, Arena());
+  const int64_t size = dtype_size(ctx.real());
   MemoryPlan plan;
-  plan.parameters = (table_.flat_count() + derived_count_) * dtype_size(ctx.real());
-  plan.gradients = table_.flat_count() * dtype_size(ctx.real());
-  plan.optimizer = 2 * plan.gradients;
-  plan.activations = training_bytes(ctx, &plan.scratch);
+  plan.parameters = (table_.flat_count() + derived_count_) * size;
+  plan.gradients = (trained_.count + trained_.sink) * size;
+  plan.optimizer = 2 * trained_.count * size;
+  plan.activations = layout.kept_bytes;
+  plan.scratch = layout.scratch_bytes;
   return plan;
 }
 
@@ -97,53 +82,159 @@ LossSum Network::head_backward(const Context& ctx, const Batch& batch, CBuf x, B
   return sum;
 }
 
-LossSum Network::forward_backward(const Batch& batch, double grad_scale) {
+void Network::segment_forward(const Context& ctx, const Batch& part, CBuf state_in, Buf state_out) {
+  const TrainingLayout& at = training_;
+  embed(ctx, part, at.h);
+  CBuf residual;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const SubLayer& layer = layers_[i];
+    norm_forward(ctx, layer.norm_weight, layer.norm_bias, at.h, residual, at.norms[i]);
+    residual = at.norms[i].r;
+    // Where only the states are wanted, nobody reads the output of the last layer.
+    const Buf out = state_out && i + 1 == layers_.size() ? Buf() : at.h;
+    layer.op->forward(ctx, view(layer, state_in, state_out, false), at.norms[i].y, out, at.saved[i],
+                      at.scratch);
+  }
+  if (state_out) return;
+  norm_forward(ctx, norm_f_weight_, norm_f_bias_, at.h, residual, at.norms.back());
+}
+
+LossSum Network::segment_backward(const Context& ctx, const Batch& part, double grad_scale,
+                                  CBuf state_in, Buf dstate) {
+  const TrainingLayout& at = training_;
+  const NormIO& last = at.norms.back();
+  const Buf dx = at.h;  // no longer needed as an output
+  const LossSum sum = head_backward(ctx, part, last.y, dx, grad_scale, at.scratch);
+  norm_backward(ctx, norm_f_weight_, norm_f_bias_, last, dx, true, at.dr);
+  const size_t first = static_cast<size_t>(layer_list_.first_trained);
+  for (size_t i = layers_.size(); i-- > first;) {
+    const SubLayer& layer = layers_[i];
+    const LayerView v = view(layer, state_in, Buf(), true);
+    if (step_.recompute == Recompute::kBlock) {
+      NormIO again = at.norms[i];  // of the residual alone, which is there
+      again.r = Buf();
+      norm_forward(ctx, layer.norm_weight, layer.norm_bias, at.norms[i].r, CBuf(), again);
+      layer.op->forward(ctx, v, again.y, Buf(), at.saved[i], at.scratch);
+    }
+    const Buf dstate_of_layer = dstate + layer.state_offset * ctx.B;
+    layer.op->backward(ctx, v, at.norms[i].y, at.dr, dx, dstate_of_layer, dstate_of_layer,
+                       at.saved[i], at.scratch);
+    norm_backward(ctx, layer.norm_weight, layer.norm_bias, at.norms[i], dx, false, at.dr);
+  }
+  EmbedBackwardArgs args{};
+  args.rows = ctx.rows(), args.dim = config_.d_model, args.vocab = config_.vocab_size;
+  args.ids = part.ids, args.dy = at.dr;
+  args.dweight = grad_views_[static_cast<size_t>(embedding_)];
+  if (args.dweight) ctx.kernels().embed_backward(ctx.stream(), args);
+  return sum;
+}
+
+// Copies tokens begin..end of every row: a batch is contiguous.
+Context Network::cut_segment(const Context& ctx, const Batch& batch, int64_t begin, int64_t end,
+                             Batch* part) {
+  const auto copy = [&](const int32_t* from, Buf to) {
+    for (int64_t b = 0; b < batch.B; ++b) {
+      std::copy(from + b * batch.L + begin, from + b * batch.L + end,
+                to.as<int32_t>() + b * (end - begin));
+    }
+    return to.as<int32_t>();
+  };
+  part->B = batch.B;
+  part->L = end - begin;
+  part->ids = copy(batch.ids, training_.ids);
+  part->targets = copy(batch.targets, training_.targets);
+  Context cut = ctx;
+  cut.L = part->L;
+  cut.recompute = step_.recompute == Recompute::kScan;
+  if (ctx.doc_ids) cut.doc_ids = copy(ctx.doc_ids.as<int32_t>(), training_.doc_ids);
+  return cut;
+}
+
+// Whether the row's state at `begin` is that of a fresh sequence: at the start, and where another
+// document begins. Kernels see changes within a segment alone.
+bool Network::starts_afresh(const Context& whole, int64_t row, int64_t begin, int64_t end) const {
+  if (begin == 0) return true;
+  if (!whole.doc_ids) return false;
+  const int32_t* documents = whole.doc_ids.as<int32_t>() + row * whole.L;
+  int64_t after = begin, before = begin - 1;
+  while (after < end && documents[after] < 0) ++after;
+  while (before >= 0 && documents[before] < 0) --before;
+  return after < end && before >= 0 && documents[after] != documents[before];
+}
+
+// First the states at the start of each segment, then the segments from the last to the first, each
+// with its forward done anew: so only one of them has its activations in memory. The gradient of a
+// segment's first state is that of the last state of the segment before it.
+LossSum Network::run_segments(const Context& whole, const Batch& batch, double grad_scale) {
+  const int64_t count = step_.segments, per_segment = batch.B * state_elements_;
+  const TrainingLayout& at = training_;
+  const auto begin = [&](int64_t s) { return s * batch.L / count; };
+  Batch part;
+  for (int64_t s = 0; s < count; ++s) {
+    const Buf states = at.states + s * per_segment;
+    for (int64_t row = 0; row < batch.B; ++row) {
+      if (!starts_afresh(whole, row, begin(s), begin(s + 1))) continue;
+      for (const SubLayer& layer : layers_) {
+        layer.op->initial_state(view(layer, CBuf(), Buf(), false),
+                                states + (row * state_elements_ + layer.state_offset));
+      }
+    }
+    if (s + 1 == count) break;
+    const Context ctx = cut_segment(whole, batch, begin(s), begin(s + 1), &part);
+    segment_forward(ctx, part, states, states + per_segment);
+  }
+  LossSum sum;
+  fill_zero(at.dstates, per_segment);
+  for (int64_t s = count; s-- > 0;) {
+    const CBuf states = at.states + s * per_segment;
+    const Context ctx = cut_segment(whole, batch, begin(s), begin(s + 1), &part);
+    segment_forward(ctx, part, states, Buf());
+    const LossSum one = segment_backward(ctx, part, grad_scale, states, at.dstates);
+    sum.nll += one.nll;
+    sum.targets += one.targets;
+    for (int64_t row = 0; row < batch.B; ++row) {
+      if (starts_afresh(whole, row, begin(s), begin(s + 1))) end_gradient(row, batch.B);
+    }
+  }
+  return sum;
+}
+
+// The gradient of a fresh state goes to what it was learned from, not into the segment before.
+void Network::end_gradient(int64_t row, int64_t B) {
+  for (size_t i = static_cast<size_t>(layer_list_.first_trained); i < layers_.size(); ++i) {
+    const SubLayer& layer = layers_[i];
+    const int64_t count = layer.op->state_count();
+    const Buf dstate = training_.dstates + (layer.state_offset * B + row * count);
+    layer.op->initial_state_backward(view(layer, CBuf(), Buf(), true), dstate);
+    fill_zero(dstate, count);
+  }
+}
+
+LossSum Network::forward_backward(const Batch& batch, double grad_scale,
+                                  const StepOptions& options) {
   check(batch);
   MAMBA_CHECK(batch.targets != nullptr);
   gradients();
   if (batch.B * batch.L == 0) return {};
-  const Context ctx = context(batch, false);
-  const int64_t D = config_.d_model;
-  int64_t scratch_bytes = 0;
-  const int64_t kept_bytes = training_bytes(ctx, &scratch_bytes);
-  Arena arena = workspace(kept_bytes + scratch_bytes);
-
-  std::vector<NormIO> norms;
-  std::vector<Arena> saved;
-  for (const SubLayer& layer : layers_) {
-    norms.push_back(layout_norm(ctx, arena));
-    saved.push_back(arena.rest());
-    arena.alloc(DType::kU8, layer.op->saved_bytes(ctx));
+  if (options.segments < 1 || options.segments > batch.L) {
+    fail(ErrorCode::kInvalidArgument, "[train] expected 1..{} segments of {} tokens, got {}",
+         batch.L, batch.L, options.segments);
   }
-  norms.push_back(layout_norm(ctx, arena));
-  const Buf h = arena.alloc(ctx.real(), ctx.rows() * D);
-  const Buf dr = arena.alloc(ctx.real(), ctx.rows() * D);
-  const Arena scratch = arena.rest();
-
-  embed(ctx, batch, h);
-  CBuf residual;
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const SubLayer& layer = layers_[i];
-    norm_forward(ctx, layer.norm_weight, layer.norm_bias, h, residual, norms[i]);
-    residual = norms[i].r;
-    layer.op->forward(ctx, view(layer, nullptr, nullptr, false), norms[i].y, h, saved[i], scratch);
+  step_ = options;
+  const Context whole = context(batch, false);
+  Context ctx = whole;
+  ctx.L = (batch.L + options.segments - 1) / options.segments;
+  ctx.recompute = options.recompute == Recompute::kScan;
+  training_.lay_out(config_, layer_list_, ctx, options, Arena());
+  const Arena arena = workspace(training_.kept_bytes + training_.scratch_bytes);
+  training_.lay_out(config_, layer_list_, ctx, options, arena);
+  LossSum sum;
+  if (options.segments > 1) {
+    sum = run_segments(whole, batch, grad_scale);
+  } else {
+    segment_forward(ctx, batch, CBuf(), Buf());
+    sum = segment_backward(ctx, batch, grad_scale, CBuf(), Buf());
   }
-  const NormIO& last = norms.back();
-  norm_forward(ctx, norm_f_weight_, norm_f_bias_, h, residual, last);
-
-  const Buf dx = h;  // no longer needed as an output
-  const LossSum sum = head_backward(ctx, batch, last.y, dx, grad_scale, scratch);
-  norm_backward(ctx, norm_f_weight_, norm_f_bias_, last, dx, true, dr);
-  for (size_t i = layers_.size(); i-- > 0;) {
-    const SubLayer& layer = layers_[i];
-    layer.op->backward(ctx, view(layer, nullptr, nullptr, true), norms[i].y, dr, dx, CBuf(), Buf(),
-                       saved[i], scratch);
-    norm_backward(ctx, layer.norm_weight, layer.norm_bias, norms[i], dx, false, dr);
-  }
-  EmbedBackwardArgs args{};
-  args.rows = ctx.rows(), args.dim = D, args.vocab = config_.vocab_size;
-  args.ids = batch.ids, args.dy = dr, args.dweight = grad_views_[static_cast<size_t>(embedding_)];
-  ctx.kernels().embed_backward(ctx.stream(), args);
   device_->sync();
   return sum;
 }

@@ -48,15 +48,6 @@ Context Network::context(const Batch& batch, bool decode) {
   return ctx;
 }
 
-Network::NormIO Network::layout_norm(const Context& ctx, Arena& arena) const {
-  NormIO io;
-  io.r = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
-  io.y = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
-  io.rstd = arena.alloc(ctx.real(), ctx.rows());
-  if (config_.norm == NormKind::kLayer) io.mean = arena.alloc(ctx.real(), ctx.rows());
-  return io;
-}
-
 void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBuf residual,
                            const NormIO& io) const {
   const CBuf w = weights_[static_cast<size_t>(weight)].data;
@@ -78,23 +69,19 @@ void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBu
 }
 
 void Network::embed(const Context& ctx, const Batch& batch, Buf h) const {
+  const Weight& weight = weights_[static_cast<size_t>(embedding_)];
+  if (weight.packed != nullptr) {
+    ctx.kernels().linear_rows(ctx.stream(), {weight.packed, ctx.rows(), batch.ids, h});
+    return;
+  }
   EmbedArgs args{};
   args.rows = ctx.rows(), args.dim = config_.d_model, args.vocab = config_.vocab_size;
-  args.ids = batch.ids, args.weight = weights_[static_cast<size_t>(embedding_)].data, args.y = h;
+  args.ids = batch.ids, args.weight = weight.data, args.y = h;
   ctx.kernels().embed_forward(ctx.stream(), args);
 }
 
 int64_t Network::inference_bytes(const Context& ctx) const {
-  int64_t op = 0;
-  for (const SubLayer& layer : layers_) {
-    op = std::max(op, layer.op->saved_bytes(ctx) + layer.op->forward_bytes(ctx));
-  }
-  Arena count;
-  layout_norm(ctx, count);
-  count.alloc(ctx.real(), ctx.rows() * config_.d_model);  // h
-  count.alloc(ctx.real(), ctx.B * config_.d_model);       // last rows
-  count.alloc(ctx.real(), std::min(head_rows(), ctx.rows()) * (config_.vocab_size + 1));  // losses
-  return count.used() + op + 4096;
+  return mamba::inference_bytes(config_, layer_list_.ops, ctx);
 }
 
 int64_t Network::forward_bytes(int64_t B, int64_t L) const {
@@ -106,7 +93,7 @@ int64_t Network::forward_bytes(int64_t B, int64_t L) const {
 }
 
 Buf Network::run_layers(const Context& ctx, const Batch& batch, State* state, Arena& arena) {
-  const NormIO io = layout_norm(ctx, arena);
+  const NormIO io = layout_norm(config_, ctx, true, arena);
   const Buf h = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
   embed(ctx, batch, h);
   CBuf residual;  // none before the first block
@@ -125,12 +112,6 @@ Buf Network::run_layers(const Context& ctx, const Batch& batch, State* state, Ar
   }
   norm_forward(ctx, norm_f_weight_, norm_f_bias_, h, residual, io);
   return io.y;
-}
-
-int64_t Network::head_rows() const {
-  // About 8 MiB of logits at a time, in whole tiles of linear.
-  constexpr int64_t kElements = 2 << 20;
-  return std::clamp<int64_t>(kElements / config_.vocab_size / 64 * 64, 64, 1024);
 }
 
 void Network::head(const Context& ctx, CBuf x, int64_t rows, bool decode, Buf logits) const {

@@ -35,9 +35,10 @@ struct Weight {
 struct Context {
   Device* device;
   int64_t B, L;
-  Product product;       // of the matrix products
-  bool decode;           // one token a row: matrix-vector kernels
-  CBuf doc_ids;          // (B, L) i32 or null
+  Product product;  // of the matrix products
+  bool decode;      // one token a row: matrix-vector kernels
+  bool recompute;   // Recompute::kScan: forward keeps the products, backward does the rest anew
+  CBuf doc_ids;     // (B, L) i32 or null
   int64_t state_stride;  // elements from one sequence's state to the next
   DType real() const { return device->real(); }
   int64_t rows() const { return B * L; }
@@ -49,7 +50,7 @@ struct Context {
 // add_param.
 struct LayerView {
   const Weight* weights;  // indexed by what add_param returned
-  const Buf* grads;       // the same index; null outside of training
+  const Buf* grads;       // the same index; null outside of training, and of frozen matrices
   Buf derived;            // derived_count() elements, filled by prepare
   CBuf state_in;  // of the first row, at this layer's first StateSpec; null: a fresh sequence
   Buf state_out;  // likewise; null: not wanted. May be the same memory as state_in
@@ -68,18 +69,22 @@ class Mixer {
   virtual void prepare(const LayerView&, DType) const {}
   // Writes a fresh sequence's state (zero unless learned); dst has state_count() elements.
   virtual void initial_state(const LayerView&, Buf dst) const;
+  // Adds the gradient of one fresh sequence's state to those of the parameters it was learned from.
+  virtual void initial_state_backward(const LayerView&, CBuf) const {}
 
   // What forward keeps for backward, and the scratch of each call, in bytes for B x L tokens.
   virtual int64_t saved_bytes(const Context&) const = 0;
   virtual int64_t forward_bytes(const Context&) const = 0;
   virtual int64_t backward_bytes(const Context&) const = 0;
 
-  // y (B, L, D) = mixer(x (B, L, D)) from state_in to state_out.
+  // y (B, L, D) = mixer(x (B, L, D)) from state_in to state_out. With y null, only what backward
+  // needs.
   virtual void forward(const Context&, const LayerView&, CBuf x, Buf y, Arena saved,
                        Arena scratch) const = 0;
-  // dx (B, L, D) overwritten, gradients accumulated. x and saved are those of forward; the gradient
-  // of the state is that of a fresh sequence unless dstate_* are given: dstate_out (B,
-  // state_count()) contiguous or null (zero), dstate_in the same, overwritten, or null.
+  // dx (B, L, D) overwritten, gradients accumulated. x, saved and state_in are those of forward;
+  // the gradient of the state is that of a fresh sequence unless dstate_* are given: dstate_out (B,
+  // state_count()) contiguous or null (zero), dstate_in the same, overwritten, or null. Both may be
+  // the same memory.
   virtual void backward(const Context&, const LayerView&, CBuf x, CBuf dy, Buf dx, CBuf dstate_out,
                         Buf dstate_in, Arena saved, Arena scratch) const = 0;
   // One token a row: y (B, D) = mixer(x (B, D)), state updated in place (state_out).
@@ -105,7 +110,8 @@ std::unique_ptr<Mixer> make_gated_mlp(const Config& config);
 // y = x W^T (+ bias), dense rows.
 void linear(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K);
-// dx = dy W (added to dx where accumulate), dW += dy^T x, dbias += column sums of dy.
+// dx = dy W (added to dx where accumulate), dW += dy^T x, dbias += column sums of dy; null dx, dW
+// and dbias are not computed.
 void linear_backward(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf dy,
                      int64_t dy_stride, Buf dx, int64_t dx_stride, bool accumulate, Buf dweight,
                      Buf dbias, int64_t N, int64_t K);

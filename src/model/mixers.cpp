@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/with_float.h"
 #include "model/mixer.h"
 #include "model/mixers/all.h"
 
@@ -25,6 +26,18 @@ int64_t product_of(const std::vector<int64_t>& shape) {
   int64_t n = 1;
   for (int64_t d : shape) n *= d;
   return n;
+}
+
+// The bias of a frozen matrix; sums is null where it is frozen too.
+void add_column_sums(CBuf dy, int64_t dy_stride, int64_t rows, int64_t N, Buf sums) {
+  if (!sums) return;
+  with_float(sums.dtype, [&]<class T>() {
+    T* to = sums.as<T>();
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* from = dy.as<T>() + r * dy_stride;
+      for (int64_t n = 0; n < N; ++n) to[n] += from[n];
+    }
+  });
 }
 
 }  // namespace
@@ -117,6 +130,7 @@ void linear_backward(const Context& ctx, CBuf x, int64_t x_stride, const Weight&
     args.dx_stride = dx_stride;
     ctx.kernels().linear_backward_input(ctx.stream(), args);
   }
+  if (!dweight) return add_column_sums(dy, dy_stride, ctx.rows(), N, dbias);
   LinearBackwardWeightArgs args{};
   args.M = ctx.rows();
   args.N = N;

@@ -5,17 +5,28 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "device/memory.h"
 #include "formats/hf_config.h"
 #include "model/model_io.h"
 #include "model/network.h"
+#include "model/size_estimate.h"
 
 namespace mamba {
 namespace {
 
-std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& options) {
+std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& options,
+                                      Matrices matrices) {
   const Product product = product_of(options.dtype);
-  return std::make_unique<Network>(config, Device::create({options.device, options.threads}),
-                                   product);
+  std::unique_ptr<Device> device = Device::create({options.device, options.threads});
+  config.validate();
+  if (device->real() == DType::kF32) {
+    const SizeEstimate sizes = estimate_sizes(config, *device, 1, 1);
+    const int64_t packed = sizes.inference(product == Product::kBF16 ? 2 : 4);
+    const int64_t kept = matrices == Matrices::kKept ? 4 * sizes.matrices : 0;
+    expect_memory(static_cast<double>(packed + kept), "model", "the weights",
+                  "use a smaller model or, in f32, --dtype bf16");
+  }
+  return std::make_unique<Network>(config, std::move(device), product, matrices);
 }
 
 // f32 results of the caller, through a temporary where the device computes in f64.
@@ -60,13 +71,18 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 Model Model::load(const std::string& folder, const ModelOptions& options) {
-  std::unique_ptr<Network> network = make_network(read_config(folder), options);
+  std::vector<std::string> warnings;
+  const Config config = read_config(folder, &warnings);
+  if (options.on_warning) {
+    for (const std::string& warning : warnings) options.on_warning(warning);
+  }
+  std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
   load_weights(*network, folder, true);
   return Model(std::move(network));
 }
 
 Model Model::create(const Config& config, uint64_t seed, const ModelOptions& options) {
-  std::unique_ptr<Network> network = make_network(config, options);
+  std::unique_ptr<Network> network = make_network(config, options, Matrices::kKept);
   const int64_t count = network->table().flat_count();
   if (network->device().real() == DType::kF32) {
     network->table().initialize(config, seed, network->parameters().as<float>());

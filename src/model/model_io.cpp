@@ -1,28 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights between a network and a model folder in the transformers form.
+// Weights from files into a network, and from a network into a folder of the transformers form.
 #include "model/model_io.h"
 
+#include <cmath>
 #include <filesystem>
-#include <set>
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/rng.h"
 #include "formats/hf_config.h"
 #include "formats/safetensors.h"
+#include "formats/weight_files.h"
 #include "kernels/with_float.h"
+#include "model/check_tensors.h"
 
 namespace mamba {
 namespace {
 
 constexpr int64_t kShardBytes = 5'000'000'000;
 
-}  // namespace
-
-void read_flat(CBuf flat, int64_t count, float* out) {
-  with_float(flat.dtype, [&]<class T>() {
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(flat.as<T>()[i]);
-  });
+bool is_vocabulary(const ParamSpec& spec) {
+  return spec.name == "backbone.embeddings.weight" || spec.name == "lm_head.weight";
 }
+
+// values (shape) of which the first `rows` are set: gives the others their start.
+void grow_rows(const ParamSpec& spec, const VocabularyGrowth& growth, float* values) {
+  constexpr double kNoise = 0.01;
+  const int64_t rows = spec.shape[0], D = spec.shape[1];
+  const CounterRng rng(growth.seed, spec.name == "lm_head.weight" ? 2 : 1);
+  for (int64_t d = 0; d < D; ++d) {
+    double sum = 0, squares = 0;
+    for (int64_t r = 0; r < growth.rows; ++r) sum += static_cast<double>(values[r * D + d]);
+    const double mean = sum / static_cast<double>(growth.rows);
+    for (int64_t r = 0; r < growth.rows; ++r) {
+      const double off = static_cast<double>(values[r * D + d]) - mean;
+      squares += off * off;
+    }
+    const double noise = kNoise * std::sqrt(squares / static_cast<double>(growth.rows));
+    for (int64_t r = growth.rows; r < rows; ++r) {
+      const double normal = rng.normal(static_cast<uint64_t>(r * D + d));
+      values[r * D + d] = static_cast<float>(mean + noise * normal);
+    }
+  }
+}
+
+}  // namespace
 
 void write_flat(const float* values, int64_t count, Buf flat) {
   with_float(flat.dtype, [&]<class T>() {
@@ -30,24 +52,28 @@ void write_flat(const float* values, int64_t count, Buf flat) {
   });
 }
 
-void load_weights(Network& network, const std::string& folder, bool pack) {
-  const ShardedSafetensors file(folder);
-  std::set<std::string> known;
+void load_weights(Network& network, const std::string& path, bool pack,
+                  const VocabularyGrowth& growth) {
+  const WeightFiles files(path);
+  Config stored = network.config();
+  if (growth.rows > 0) stored.vocab_size = growth.rows;
+  check_tensors(files, stored);
   std::vector<float> values;
+  int index = 0;
   for (const ParamSpec& spec : network.table().specs()) {
-    known.insert(spec.name);
-    const TensorInfo& tensor = file.get(spec.name, spec.shape);
-    values.resize(static_cast<size_t>(spec.count));
-    read_to_f32(tensor, values.data());
-    write_flat(values.data(), spec.count, network.parameters() + spec.offset);
-  }
-  if (network.config().tie_embeddings) known.insert("lm_head.weight");
-  for (const TensorInfo& tensor : file.tensors()) {
-    if (known.count(tensor.name) != 0) continue;
-    fail(ErrorCode::kBadFile,
-         "[{}] expected the {} tensors of this configuration, got also '{}' {}; config.json and "
-         "weights do not belong together, or it is a variant that this version does not know",
-         file.where(), known.size(), tensor.name, shape_text(tensor.shape));
+    const bool grows = growth.rows > 0 && is_vocabulary(spec);
+    const TensorInfo& tensor = files.get(spec.name);
+    CBuf data(tensor.data, tensor.dtype);
+    const uintptr_t misplaced = reinterpret_cast<uintptr_t>(tensor.data) % 4;
+    const bool as_is = tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16;
+    if (grows || !as_is || misplaced != 0) {
+      values.resize(static_cast<size_t>(spec.count));
+      read_to_f32(tensor, values.data());
+      if (grows) grow_rows(spec, growth, values.data());
+      data = CBuf(values.data());
+    }
+    network.set_parameter(index++, data);
+    files.release(tensor);
   }
   network.parameters_changed(pack);
 }
@@ -63,7 +89,10 @@ void save_model(const Network& network, const std::string& folder, DType dtype) 
   }
   const ParamTable& table = network.table();
   std::vector<float> values(static_cast<size_t>(table.flat_count()));
-  read_flat(network.parameters(), table.flat_count(), values.data());
+  for (size_t i = 0; i < table.specs().size(); ++i) {
+    const ParamSpec& spec = table.specs()[i];
+    network.get_rows(static_cast<int>(i), 0, spec.shape[0], values.data() + spec.offset);
+  }
   std::vector<bf16> halves(dtype == DType::kBF16 ? values.size() : 0);
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = to_bf16(values[i]);
   std::vector<TensorData> tensors;

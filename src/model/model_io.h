@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weights between a network and a model folder in the transformers form.
+// Weights from files into a network, and from a network into a folder of the transformers form.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "mamba/dtype.h"
@@ -9,18 +10,27 @@
 
 namespace mamba {
 
-// Fills the network's parameters from the folder's safetensors (single or sharded; f32, bf16, f16
-// or f64). Every tensor must be there with its exact shape and no other may be, but a tied lm_head.
-// Throws bad_file. Calls parameters_changed(pack).
-void load_weights(Network& network, const std::string& folder, bool pack);
+// Fills the network's parameters from the weights at `path` (see formats/weight_files.h; f32, bf16,
+// f16 or f64). Every tensor must be there with its exact shape and no other may be, but a tied
+// lm_head. Throws bad_file. Calls parameters_changed(pack).
+//
+// Where the folder's vocabulary is smaller, `growth` gives its rows: embedding and head start with
+// them as they are, and each further row is their mean plus noise of a hundredth of their standard
+// deviation, column by column. So a new token begins as an average one: it takes little
+// probability from the old ones, and the noise lets the new ones differ.
+struct VocabularyGrowth {
+  int64_t rows = 0;   // of the folder's embedding; 0: as many as the network's
+  uint64_t seed = 0;  // of the noise
+};
+void load_weights(Network& network, const std::string& path, bool pack,
+                  const VocabularyGrowth& growth = {});
 
 // Writes config.json and model.safetensors (sharded above 5 GB) into an existing or new folder,
 // each file atomically, the weights first. dtype kF32 or kBF16; A_log, dt_bias, D and other small
 // tensors stay f32 in either case.
 void save_model(const Network& network, const std::string& folder, DType dtype);
 
-// Copies between the network's parameters or gradients (f32 or f64) and f32.
-void read_flat(CBuf flat, int64_t count, float* out);
+// Values to the network's parameters (f32 or f64).
 void write_flat(const float* values, int64_t count, Buf flat);
 
 }  // namespace mamba

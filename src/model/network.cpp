@@ -4,32 +4,30 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
+#include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
+#include "base/hash.h"
+#include "kernels/with_float.h"
 
 namespace mamba {
 namespace {
 
-// 64 bits over bytes: four lanes of multiply and rotate, so that large models take no noticeable
-// time.
-uint64_t hash_bytes(const void* data, int64_t bytes, uint64_t seed) {
-  constexpr uint64_t kMul = 0x9fb21c651e98df25ull;
-  uint64_t lanes[4] = {seed, seed + 1, seed + 2, seed + 3};
-  const char* p = static_cast<const char*>(data);
-  int64_t i = 0;
-  for (; i + 32 <= bytes; i += 32) {
-    for (int k = 0; k < 4; ++k) {
-      uint64_t w;
-      std::memcpy(&w, p + i + 8 * k, 8);
-      lanes[k] = (lanes[k] ^ w) * kMul;
-      lanes[k] ^= lanes[k] >> 29;
+constexpr int64_t kHashBlock = 1 << 20;  // elements of a matrix that are hashed at once
+
+// `count` values of any floating type to f32 or f64.
+void convert(CBuf from, int64_t count, Buf to) {
+  with_float(to.dtype, [&]<class T>() {
+    T* out = to.as<T>();
+    if (from.dtype == DType::kBF16) {
+      for (int64_t i = 0; i < count; ++i) out[i] = to_f32(from.as<bf16>()[i]);
+      return;
     }
-  }
-  uint64_t h = static_cast<uint64_t>(bytes);
-  for (; i < bytes; ++i) h = (h ^ static_cast<unsigned char>(p[i])) * kMul;
-  for (const uint64_t lane : lanes) h = (h ^ lane ^ (h >> 31)) * kMul;
-  return h ^ (h >> 32);
+    with_float(from.dtype, [&]<class From>() {
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(from.as<From>()[i]);
+    });
+  });
 }
 
 }  // namespace
@@ -41,52 +39,43 @@ Product product_of(DType dtype) {
        dtype_name(dtype));
 }
 
-Network::Network(const Config& config, std::unique_ptr<Device> device, Product product)
-    : config_(config), device_(std::move(device)), product_(product) {
+Network::Network(const Config& config, std::unique_ptr<Device> device, Product product,
+                 Matrices matrices)
+    : config_(config), device_(std::move(device)), product_(product), matrices_(matrices) {
   config_.validate();
   build();
-  const int64_t size = dtype_size(device_->real());
-  params_ = AlignedBlock(table_.flat_count() * size, "parameters");
-  derived_ = AlignedBlock(derived_count_ * size, "derived parameters");
-  for (const ParamSpec& spec : table_.specs()) {
-    weights_.push_back({parameters() + spec.offset, nullptr});
+  const DType real = device_->real();
+  std::vector<int64_t> offsets;
+  int64_t count = table_.flat_count();
+  if (matrices_ == Matrices::kPackedOnly) {  // the rest moves together
+    count = 0;
+    for (const ParamSpec& spec : table_.specs()) {
+      offsets.push_back(spec.matrix ? -1 : count);
+      if (!spec.matrix) count += (spec.count + 15) / 16 * 16;
+    }
+  }
+  params_ = AlignedBlock(count * dtype_size(real), "parameters");
+  derived_ = AlignedBlock(derived_count_ * dtype_size(real), "derived parameters");
+  for (size_t i = 0; i < table_.specs().size(); ++i) {
+    const int64_t at = offsets.empty() ? table_.specs()[i].offset : offsets[i];
+    const Buf data = at < 0 ? Buf(nullptr, real) : Buf(params_.data(), real) + at;
+    values_.push_back(data);
+    weights_.push_back({data, nullptr});
   }
   grad_views_.resize(weights_.size());
   packed_.resize(weights_.size(), nullptr);
 }
 
 Network::~Network() {
-  for (PackedLinear* p : packed_) {
-    LinearUnpackArgs args{p};
-    if (p != nullptr) device_->kernels().linear_unpack(device_->stream(), args);
-  }
+  for (size_t i = 0; i < packed_.size(); ++i) unpack(i);
 }
 
-int Network::add_norm(const std::string& name, int* bias) {
-  ParamSpec spec;
-  spec.name = name + ".weight";
-  spec.shape = {config_.d_model};
-  spec.count = config_.d_model;
-  spec.init = Init::kOne;
-  const int weight = table_.add(spec);
-  *bias = -1;
-  if (config_.norm == NormKind::kLayer) {
-    spec.name = name + ".bias";
-    spec.init = Init::kZero;
-    *bias = table_.add(spec);
-  }
-  return weight;
-}
-
-void Network::add_layer(std::unique_ptr<Mixer> op, const std::string& prefix,
-                        const std::string& norm_name, const std::string& op_name) {
+void Network::add_layer(std::unique_ptr<Mixer> op, const std::string& prefix, int* next_param) {
   SubLayer layer;
-  layer.norm_weight = add_norm("backbone." + prefix + "." + norm_name, &layer.norm_bias);
-  layer.first_param = static_cast<int>(table_.specs().size());
-  for (ParamSpec spec : op->params()) {
-    spec.name = "backbone." + prefix + "." + op_name + "." + spec.name;
-    table_.add(std::move(spec));
-  }
+  layer.norm_weight = (*next_param)++;
+  if (config_.norm == NormKind::kLayer) layer.norm_bias = (*next_param)++;
+  layer.first_param = *next_param;
+  *next_param += static_cast<int>(op->params().size());
   layer.state_offset = state_elements_;
   for (const StateSpec& s : op->states()) {
     state_tensors_->push_back({prefix + "." + s.name, s.shape, state_elements_ + s.offset});
@@ -95,65 +84,116 @@ void Network::add_layer(std::unique_ptr<Mixer> op, const std::string& prefix,
   layer.derived_offset = derived_count_;
   derived_count_ += (op->derived_count() + 15) / 16 * 16;
   layer.op = std::move(op);
+  layer_list_.ops.push_back(layer.op.get());
   layers_.push_back(std::move(layer));
 }
 
 void Network::build() {
   state_tensors_ = std::make_shared<std::vector<StateTensor>>();
-  ParamSpec matrix;
-  matrix.name = "backbone.embeddings.weight";
-  matrix.shape = {config_.vocab_size, config_.d_model};
-  matrix.count = config_.vocab_size * config_.d_model;
-  matrix.init = Init::kNormal;
-  matrix.scale = config_.embedding_std;
-  matrix.decay = matrix.matrix = true;
-  embedding_ = table_.add(matrix);
+  table_ = parameter_table(config_);
+  trained_ = layout_trained(table_, {});
+  int next = 0;  // in the order of the table
+  embedding_ = next++;
   for (int64_t i = 0; i < config_.n_layer; ++i) {
     const std::string prefix = fmt::format("layers.{}", i);
-    add_layer(make_mixer(config_), prefix, "norm", "mixer");
-    if (config_.d_intermediate > 0) add_layer(make_gated_mlp(config_), prefix, "norm2", "mlp");
+    add_layer(make_mixer(config_), prefix, &next);
+    if (config_.d_intermediate > 0) add_layer(make_gated_mlp(config_), prefix, &next);
   }
-  norm_f_weight_ = add_norm("backbone.norm_f", &norm_f_bias_);
-  head_weight_ = embedding_;
-  if (!config_.tie_embeddings) {
-    matrix.name = "lm_head.weight";
-    head_weight_ = table_.add(matrix);
-  }
+  layer_list_.state_elements = state_elements_;
+  norm_f_weight_ = next++;
+  if (config_.norm == NormKind::kLayer) norm_f_bias_ = next++;
+  head_weight_ = config_.tie_embeddings ? embedding_ : next++;
+  MAMBA_CHECK(next == static_cast<int>(table_.specs().size()));
 }
 
-void Network::parameters_changed(bool pack) {
+Buf Network::parameters() {
+  MAMBA_CHECK(matrices_ == Matrices::kKept);
+  return Buf(params_.data(), device_->real());
+}
+
+void Network::pack(size_t index, CBuf rows) {
+  const ParamSpec& spec = table_.specs()[index];
+  unpack(index);
+  LinearPackArgs args{spec.shape[0], spec.count / spec.shape[0], product_, rows, &packed_[index]};
+  args.by_rows = static_cast<int>(index) == embedding_;
+  device_->kernels().linear_pack(device_->stream(), args);
+  device_->sync();  // out_of_memory, if it is
+  weights_[index].packed = packed_[index];
+}
+
+void Network::unpack(size_t index) {
+  if (packed_[index] == nullptr) return;
+  device_->kernels().linear_unpack(device_->stream(), LinearUnpackArgs{packed_[index]});
+  weights_[index].packed = packed_[index] = nullptr;
+}
+
+void Network::set_parameter(int index, CBuf values) {
+  const size_t i = static_cast<size_t>(index);
+  const ParamSpec& spec = table_[index];
+  const DType real = device_->real();
+  const bool packs = values_[i].data == nullptr;
+  // Kernels take f32 and bf16 where they lie.
+  const bool as_is = values.dtype == real || (real == DType::kF32 && values.dtype == DType::kBF16);
+  if (packs && as_is) return pack(i, values);
+  AlignedBlock wide;
+  if (packs) wide = AlignedBlock(spec.count * dtype_size(real), "one matrix");
+  const Buf target = packs ? Buf(wide.data(), real) : values_[i];
+  convert(values, spec.count, target);
+  if (packs) pack(i, target);
+}
+
+void Network::get_rows(int index, int64_t first, int64_t count, float* out) const {
+  const size_t i = static_cast<size_t>(index);
+  const ParamSpec& spec = table_[index];
+  const int64_t width = spec.count / spec.shape[0];
+  if (values_[i].data != nullptr) {
+    convert(values_[i] + first * width, count * width, Buf(out));
+    return;
+  }
+  MAMBA_CHECK(packed_[i] != nullptr);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  std::iota(ids.begin(), ids.end(), static_cast<int32_t>(first));
+  std::vector<double> wide(device_->real() == DType::kF64 ? static_cast<size_t>(count * width) : 0);
+  const Buf y = wide.empty() ? Buf(out) : Buf(wide.data());
+  device_->kernels().linear_rows(device_->stream(), {packed_[i], count, ids.data(), y});
+  device_->sync();
+  if (!wide.empty()) convert(y, count * width, Buf(out));
+}
+
+void Network::parameters_changed(bool pack_matrices) {
   for (const SubLayer& layer : layers_) {
-    layer.op->prepare(view(layer, nullptr, nullptr, false), device_->real());
+    layer.op->prepare(view(layer, CBuf(), Buf(), false), device_->real());
   }
   fingerprint_.clear();
+  if (matrices_ == Matrices::kPackedOnly) return;
   for (size_t i = 0; i < weights_.size(); ++i) {
-    if (packed_[i] != nullptr) {
-      LinearUnpackArgs args{packed_[i]};
-      device_->kernels().linear_unpack(device_->stream(), args);
-      packed_[i] = nullptr;
-    }
-    const ParamSpec& spec = table_[static_cast<int>(i)];
-    if (pack && spec.matrix) {
-      LinearPackArgs args{spec.shape[0], spec.count / spec.shape[0], product_, weights_[i].data,
-                          &packed_[i]};
-      device_->kernels().linear_pack(device_->stream(), args);
-    }
-    weights_[i].packed = packed_[i];
+    unpack(i);
+    if (pack_matrices && table_.specs()[i].matrix) pack(i, values_[i]);
   }
-  device_->sync();
 }
 
 Buf Network::gradients() {
   if (grads_.data() == nullptr) {
-    grads_ = AlignedBlock(table_.flat_count() * dtype_size(device_->real()), "gradients");
+    const int64_t count = trained_.count + trained_.sink;
+    grads_ = AlignedBlock(count * dtype_size(device_->real()), "gradients");
     for (size_t i = 0; i < grad_views_.size(); ++i) {
-      grad_views_[i] = Buf(grads_.data(), device_->real()) + table_[static_cast<int>(i)].offset;
+      const bool frozen = trained_.offsets[i] < 0;
+      if (frozen && table_.specs()[i].matrix) continue;
+      grad_views_[i] =
+          Buf(grads_.data(), device_->real()) + (frozen ? trained_.count : trained_.offsets[i]);
     }
   }
   return Buf(grads_.data(), device_->real());
 }
 
-void Network::zero_gradients() { fill_zero(gradients(), table_.flat_count()); }
+void Network::zero_gradients() { fill_zero(gradients(), trained_.count + trained_.sink); }
+
+void Network::freeze(const std::vector<bool>& frozen) {
+  MAMBA_CHECK(grads_.data() == nullptr);
+  MAMBA_CHECK(frozen.empty() || frozen.size() == table_.specs().size());
+  trained_ = layout_trained(table_, frozen);
+  layer_list_.first_trained = first_trained_layer(config_, layer_list_.ops, trained_);
+}
 
 State Network::new_state(int64_t batch) const {
   if (batch < 0 || batch > (int64_t{1} << 24)) {
@@ -164,7 +204,7 @@ State Network::new_state(int64_t batch) const {
   for (int64_t row = 0; row < batch; ++row) {
     const Buf all(state.sequence(row), device_->real());
     for (const SubLayer& layer : layers_) {
-      layer.op->initial_state(view(layer, nullptr, nullptr, false), all + layer.state_offset);
+      layer.op->initial_state(view(layer, CBuf(), Buf(), false), all + layer.state_offset);
     }
   }
   return state;
@@ -173,10 +213,22 @@ State Network::new_state(int64_t batch) const {
 const std::string& Network::fingerprint() const {
   if (fingerprint_.empty()) {
     uint64_t h = static_cast<uint64_t>(product_);
-    for (const ParamSpec& spec : table_.specs()) {
+    std::vector<float> rows;
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const ParamSpec& spec = table_.specs()[i];
       h = hash_bytes(spec.name.data(), static_cast<int64_t>(spec.name.size()), h);
-      const CBuf data = weights_[static_cast<size_t>(&spec - table_.specs().data())].data;
-      h = hash_bytes(data.data, spec.count * dtype_size(data.dtype), h);
+      const int64_t width = spec.count / spec.shape[0];
+      const int64_t block = std::max<int64_t>(1, kHashBlock / width);
+      for (int64_t row = 0; row < spec.shape[0]; row += block) {
+        const int64_t count = std::min(block, spec.shape[0] - row);
+        rows.resize(static_cast<size_t>(count * width));
+        get_rows(static_cast<int>(i), row, count, rows.data());
+        // As the products see them, so that packed and unpacked weights agree.
+        if (spec.matrix && product_ == Product::kBF16) {
+          for (float& v : rows) v = to_f32(to_bf16(v));
+        }
+        h = hash_bytes(rows.data(), count * width * 4, h);
+      }
     }
     // Numbers that change results without changing a tensor.
     const Config& c = config_;
@@ -199,12 +251,19 @@ const std::string& Network::fingerprint() const {
 
 LayerView Network::view(const SubLayer& layer, const State* in, State* out, bool with_grads) const {
   const DType real = device_->real();
+  const CBuf state_in = in != nullptr ? CBuf(in->sequence(0), real) : CBuf();
+  return view(layer, state_in, out != nullptr ? Buf(out->sequence(0), real) : Buf(), with_grads);
+}
+
+LayerView Network::view(const SubLayer& layer, CBuf state_in, Buf state_out,
+                        bool with_grads) const {
+  const DType real = device_->real();
   LayerView v{};
   v.weights = weights_.data() + layer.first_param;
   v.grads = with_grads ? grad_views_.data() + layer.first_param : nullptr;
   v.derived = Buf(derived_.data(), real) + layer.derived_offset;
-  if (in != nullptr) v.state_in = CBuf(in->sequence(0), real) + layer.state_offset;
-  if (out != nullptr) v.state_out = Buf(out->sequence(0), real) + layer.state_offset;
+  v.state_in = state_in + layer.state_offset;
+  v.state_out = state_out + layer.state_offset;
   return v;
 }
 
@@ -213,7 +272,7 @@ Arena Network::workspace(int64_t bytes) {
     workspace_ = AlignedBlock();  // give the old one back first
     workspace_ = AlignedBlock(bytes, "activations");
   }
-  return Arena(workspace_.data(), workspace_.size());
+  return Arena(workspace_.data(), workspace_.size(), &workspace_peak_);
 }
 
 }  // namespace mamba

@@ -12,7 +12,8 @@
 #include "mamba/model.h"
 #include "mamba/state.h"
 #include "model/mixer.h"
-#include "model/params.h"
+#include "model/parameter_table.h"
+#include "model/training_layout.h"
 
 namespace mamba {
 
@@ -30,15 +31,14 @@ struct LossSum {
   int64_t targets = 0;  // how many
 };
 
-// Bytes of one training step, planned by the code that will use them.
-struct MemoryPlan {
-  int64_t parameters = 0, gradients = 0, optimizer = 0, activations = 0, scratch = 0;
-  int64_t total() const { return parameters + gradients + optimizer + activations + scratch; }
-};
+// kKept: all parameters in one flat buffer, to be trained or changed. kPackedOnly, for inference:
+// a matrix exists only as its kernel wants it, which needs half the memory or less.
+enum class Matrices : uint8_t { kKept, kPackedOnly };
 
 class Network {
  public:
-  Network(const Config& config, std::unique_ptr<Device> device, Product product);
+  Network(const Config& config, std::unique_ptr<Device> device, Product product,
+          Matrices matrices = Matrices::kKept);
   ~Network();
   Network(const Network&) = delete;
   Network& operator=(const Network&) = delete;
@@ -48,19 +48,27 @@ class Network {
   Device& device() const { return *device_; }
   Product product() const { return product_; }
 
-  // The flat buffer of parameters, f32 (f64 on ref64), table().flat_count() elements. After writing
-  // to it call parameters_changed().
-  Buf parameters() { return Buf(params_.data(), device_->real()); }
-  CBuf parameters() const { return CBuf(params_.data(), device_->real()); }
-  // Recomputes derived values and, with pack, prepares matrices once for inference.
-  void parameters_changed(bool pack);
+  // The flat buffer of parameters, f32 (f64 on ref64), table().flat_count() elements; with kKept
+  // alone. After writing to it call parameters_changed().
+  Buf parameters();
+  // Overwrites one tensor with `values` (row-major, aligned; f32, bf16 or f64), which need not
+  // outlive the call. After the last one call parameters_changed().
+  void set_parameter(int index, CBuf values);
+  // Rows first..first+count (of the first axis) of a tensor; a matrix that is packed alone comes
+  // back as it was packed, rounded where that was for bf16.
+  void get_rows(int index, int64_t first, int64_t count, float* out) const;
+  // Recomputes derived values and, with pack_matrices, prepares matrices once for inference.
+  void parameters_changed(bool pack_matrices);
 
-  // Gradients of the same layout; allocated (zero) by the first call.
+  // Chooses the parameters that have no gradient, by table index; before the first gradients().
+  void freeze(const std::vector<bool>& frozen);
+  const TrainedLayout& trained() const { return trained_; }
+  // Gradients in the layout of trained(); allocated (zero) by the first call.
   Buf gradients();
   void zero_gradients();
 
   // Training from fresh states: adds grad_scale * d(sum of nll)/d(parameters) to gradients().
-  LossSum forward_backward(const Batch& batch, double grad_scale);
+  LossSum forward_backward(const Batch& batch, double grad_scale, const StepOptions& options = {});
   // Forward alone from `state` (null: fresh) to `state`. logits as in Model::forward, in real();
   // nll (B, L) in real() where targets are given; either may be null.
   LossSum forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll);
@@ -69,7 +77,10 @@ class Network {
 
   State new_state(int64_t batch) const;
   int64_t state_elements() const { return state_elements_; }
-  MemoryPlan plan_training(int64_t B, int64_t L) const;
+  MemoryPlan plan_training(int64_t B, int64_t L, const StepOptions& options = {}) const;
+  // Bytes of the memory of activations taken so far, and how many of them were handed out at once.
+  int64_t workspace_bytes() const { return workspace_.size(); }
+  int64_t workspace_peak() const { return workspace_peak_; }
   // Bytes of a forward of B x L tokens beside parameters and states.
   int64_t forward_bytes(int64_t B, int64_t L) const;
   // 16 hex digits over configuration, product and parameters; computed once after they change.
@@ -84,21 +95,13 @@ class Network {
     int64_t state_offset = 0;              // of op's first state in a sequence's state
     int64_t derived_offset = 0;            // in elements
   };
-  // Input and statistics of one norm: what its backward reads.
-  struct NormIO {
-    Buf r;           // (rows, D) residual after the addition
-    Buf y;           // (rows, D) normalised
-    Buf mean, rstd;  // (rows); mean for LayerNorm alone
-  };
-
   void build();
-  void add_layer(std::unique_ptr<Mixer> op, const std::string& prefix, const std::string& norm_name,
-                 const std::string& op_name);
-  int add_norm(const std::string& name, int* bias);
+  void pack(size_t index, CBuf rows);
+  void unpack(size_t index);
+  void add_layer(std::unique_ptr<Mixer> op, const std::string& prefix, int* next_param);
   void check(const Batch& batch) const;
   Context context(const Batch& batch, bool decode);
   LayerView view(const SubLayer& layer, const State* in, State* out, bool with_grads) const;
-  NormIO layout_norm(const Context&, Arena& arena) const;
   // io.r = h + residual (residual may be null), io.y = norm(io.r).
   void norm_forward(const Context&, int weight, int bias, CBuf h, CBuf residual,
                     const NormIO& io) const;
@@ -108,27 +111,43 @@ class Network {
   void embed(const Context&, const Batch& batch, Buf h) const;
   // Bytes of run_layers' scratch for inference.
   int64_t inference_bytes(const Context&) const;
-  int64_t training_bytes(const Context&, int64_t* scratch) const;
   // The normalised output (rows, D) of the last block.
   Buf run_layers(const Context&, const Batch& batch, State* state, Arena& arena);
-  int64_t head_rows() const;
+  int64_t head_rows() const { return mamba::head_rows(config_); }
   void head(const Context&, CBuf x, int64_t rows, bool decode, Buf logits) const;
   void last_logits(const Context&, const Batch& batch, CBuf x, Buf logits, Arena arena) const;
   void all_logits(const Context&, const Batch& batch, CBuf x, Buf logits) const;
   LossSum losses(const Context&, const Batch& batch, CBuf x, Buf nll, Arena arena) const;
   LossSum head_backward(const Context&, const Batch& batch, CBuf x, Buf dx, double grad_scale,
                         Arena arena);
+  // A training step and its parts, in backward.cpp. States are those of all layers and rows, null
+  // for a step of one segment.
+  LayerView view(const SubLayer& layer, CBuf state_in, Buf state_out, bool with_grads) const;
+  Context cut_segment(const Context&, const Batch& batch, int64_t begin, int64_t end, Batch* part);
+  bool starts_afresh(const Context&, int64_t row, int64_t begin, int64_t end) const;
+  LossSum run_segments(const Context& whole, const Batch& batch, double grad_scale);
+  void end_gradient(int64_t row, int64_t B);
+  void segment_forward(const Context&, const Batch& part, CBuf state_in, Buf state_out);
+  LossSum segment_backward(const Context&, const Batch& part, double grad_scale, CBuf state_in,
+                           Buf dstate);
   Arena workspace(int64_t bytes);
 
   Config config_;
   std::unique_ptr<Device> device_;
   Product product_;
+  Matrices matrices_;
   ParamTable table_;
+  TrainedLayout trained_;
   std::vector<SubLayer> layers_;
+  LayerList layer_list_;  // the same layers, for the layout of memory
   int embedding_ = -1, norm_f_weight_ = -1, norm_f_bias_ = -1, head_weight_ = -1;
   std::shared_ptr<std::vector<StateTensor>> state_tensors_;
   int64_t state_elements_ = 0, derived_count_ = 0;
   AlignedBlock params_, grads_, derived_, workspace_;
+  std::vector<Buf> values_;      // by table index, in params_; null where packed alone
+  int64_t workspace_peak_ = 0;
+  StepOptions step_;  // of the running training step, and where it keeps what
+  TrainingLayout training_;
   std::vector<Weight> weights_;  // by table index
   std::vector<Buf> grad_views_;  // by table index; null before gradients()
   std::vector<PackedLinear*> packed_;

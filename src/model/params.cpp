@@ -11,8 +11,6 @@
 namespace mamba {
 namespace {
 
-constexpr int64_t kAlignElements = 16;  // 64 bytes of f32
-
 // FNV-1a: gives every tensor its own stream of random numbers, whatever stands before it.
 uint64_t name_hash(const std::string& name) {
   uint64_t h = 0xcbf29ce484222325ull;

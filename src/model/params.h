@@ -37,6 +37,7 @@ struct ParamSpec {
 
 class ParamTable {
  public:
+  static constexpr int64_t kAlignElements = 16;  // 64 bytes of f32
   // Adds a tensor behind the others (64-byte aligned in f32) and returns its index.
   int add(ParamSpec spec);
   const std::vector<ParamSpec>& specs() const { return specs_; }

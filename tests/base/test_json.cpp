@@ -107,6 +107,20 @@ TEST(json, members_name_key_value_and_range) {
       [&] { json_number(parse_json(R"({"__float__":"inf"})", "f"), "x", "f"); });
 }
 
+TEST(json, lists_of_integers_are_checked_one_by_one) {
+  const Json json = parse_json(R"({"l": [1, 5, 3], "e": [], "d": [1, 2.5], "n": 5})", "f");
+  EXPECT_EQ(get_int_list(json, "l", 1, 5, "f"), (std::vector<int64_t>{1, 5, 3}));
+  EXPECT_TRUE(get_int_list(json, "e", 1, 5, "f").empty());
+  const auto bad = [](std::initializer_list<std::string> parts, auto body) {
+    EXPECT_TRUE(fails_with(ErrorCode::kBadFile, parts, body));
+  };
+  bad({"\"l\" to be an integer from 1 to 4, got 5"}, [&] { get_int_list(json, "l", 1, 4, "f"); });
+  bad({"\"l\" to be a list of at most 2"}, [&] { get_int_list(json, "l", 1, 5, "f", 2); });
+  bad({"\"d\" to be an integer", "2.5"}, [&] { get_int_list(json, "d", 1, 5, "f"); });
+  bad({"\"n\" to be a list", "got 5"}, [&] { get_int_list(json, "n", 1, 5, "f"); });
+  bad({"the key \"x\"", "none"}, [&] { get_int_list(json, "x", 1, 5, "f"); });
+}
+
 TEST(json, messages_stay_one_short_printable_line) {
   EXPECT_EQ(printable("a\n\x01\xff z"), "a??? z");
   EXPECT_EQ(printable(std::string(100, 'a'), 5), "aaaaa...");

@@ -367,6 +367,42 @@ TEST(Linear, ReferenceGradientsEqualFiniteDifferences) {
   check(in.bias, g.dbias);
 }
 
+// Exactly the weight, or the weight rounded to bf16; whether or not a copy by rows is kept.
+TEST(Linear, RowsOfAPackedWeightComeBackExactly) {
+  for (const auto& [N, K] : {std::pair<int64_t, int64_t>{1, 1}, {7, 3}, {49, 64}, {300, 129}}) {
+    Random random(5);
+    std::vector<float> weight(static_cast<size_t>(N * K));
+    for (float& w : weight) w = static_cast<float>(random.uniform(-1, 1));
+    std::vector<bf16> halves;
+    for (const float w : weight) halves.push_back(to_bf16(w));
+    std::vector<int32_t> ids = {static_cast<int32_t>(N - 1), -1, 0, static_cast<int32_t>(N / 2),
+                                -1};
+    for (int i = 0; i < 20; ++i) ids.push_back(static_cast<int32_t>(random.below(N)));
+    const int64_t rows = static_cast<int64_t>(ids.size());
+    for (int mode = 0; mode < 8; ++mode) {
+      const bool narrow = mode & 1, by_rows = mode & 2, from_bf16 = mode & 4;
+      const Product product = narrow ? Product::kBF16 : Product::kF32;
+      for_each_backend([&](Device& device) {
+        const Kernels& k = device.kernels();
+        PackedLinear* packed = nullptr;
+        const CBuf from = from_bf16 ? CBuf(halves.data()) : CBuf(weight.data());
+        k.linear_pack(device.stream(), {N, K, product, from, &packed, by_rows});
+        Guarded y(rows * K, 1);
+        k.linear_rows(device.stream(), {packed, rows, ids.data(), y.data()});
+        k.linear_unpack(device.stream(), {packed});
+        device.sync();
+        EXPECT_TRUE(y.intact());
+        for (int64_t i = 0; i < rows * K; ++i) {
+          const int32_t id = ids[static_cast<size_t>(i / K)];
+          const size_t at = static_cast<size_t>(std::max(id, 0) * K + i % K);
+          const float whole = narrow || from_bf16 ? to_f32(halves[at]) : weight[at];
+          ASSERT_EQ(y[i], id < 0 ? 0.0f : whole) << device.name() << " " << N << " " << K;
+        }
+      });
+    }
+  }
+}
+
 TEST(Linear, PackedWeightsOfAnotherShapeAreRefused) {
   for_each_backend([&](Device& device) {
     if (device.name() == "ref") return;

@@ -101,6 +101,15 @@ TEST(config, relations_between_fields_are_checked) {
     expect_bad({name, "below vocab_size = 50288, got 50288"},
                [&](Config& c) { c.*member = 50288; });
   }
+  expect_bad({"more_eos_token_ids below vocab_size = 50288, got 50288"}, [](Config& c) {
+    c.more_eos_token_ids = {1, 50288};
+  });
+  expect_bad({"more_eos_token_ids from 0 to 16777215, got -1"},
+             [](Config& c) { c.more_eos_token_ids = {-1}; });
+  expect_bad({"eos_token_id with more_eos_token_ids, got -1"}, [](Config& c) {
+    c.eos_token_id = -1;
+    c.more_eos_token_ids = {3};
+  });
   Config unread = preset_config("mamba-130m");  // relations of what is not read do not matter
   unread.d_ssm = 7;
   unread.norm_groups = 5;

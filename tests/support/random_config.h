@@ -57,6 +57,9 @@ inline Config random_config(Random& random) {
   c.rescale_prenorm_residual = flag();
   c.bos_token_id = flag() ? -1 : random.below(c.vocab_size);
   c.eos_token_id = flag() ? -1 : random.below(c.vocab_size);
+  for (int64_t i = 0; c.eos_token_id >= 0 && flag() && i < 5; ++i) {
+    c.more_eos_token_ids.push_back(random.below(c.vocab_size));
+  }
   c.pad_token_id = flag() ? -1 : random.below(c.vocab_size);
   return c;
 }

@@ -18,34 +18,35 @@ class GatedMlp : public Mixer {
   }
 
   int64_t saved_bytes(const Context& ctx) const override {
-    Arena count;
-    layout_saved(ctx, count);
+    Arena count, other;
+    layout_saved(ctx, count, other);
     return count.used();
   }
-  int64_t forward_bytes(const Context&) const override { return 0; }
+  int64_t forward_bytes(const Context& ctx) const override {
+    Arena other, count;
+    layout_saved(ctx, other, count);
+    return count.used();
+  }
   int64_t backward_bytes(const Context& ctx) const override {
-    Arena count;
-    layout_saved(ctx, count);
+    Arena other, count;
+    layout_saved(ctx, other, count);
+    layout_backward(ctx, count);
     return count.used();
   }
 
   void forward(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena saved,
-               Arena) const override {
-    const Saved s = layout_saved(ctx, saved);
+               Arena scratch) const override {
+    const Saved s = layout_saved(ctx, saved, scratch);
     linear(ctx, x, D_, v.weights[fc1_], CBuf(), s.both, 2 * F_, 2 * F_, D_);
-    GateArgs gate{};
-    gate.rows = ctx.rows(), gate.dim = F_;
-    gate.a = s.both, gate.a_stride = 2 * F_;
-    gate.z = s.both + F_, gate.z_stride = 2 * F_;
-    gate.y = s.hidden, gate.y_stride = F_;
-    ctx.kernels().gate_forward(ctx.stream(), gate);
-    linear(ctx, s.hidden, F_, v.weights[fc2_], CBuf(), y, D_, D_, F_);
+    gate_forward(ctx, s);
+    if (y) linear(ctx, s.hidden, F_, v.weights[fc2_], CBuf(), y, D_, D_, F_);
   }
 
   void backward(const Context& ctx, const LayerView& v, CBuf x, CBuf dy, Buf dx, CBuf, Buf,
                 Arena saved, Arena scratch) const override {
-    const Saved s = layout_saved(ctx, saved);
-    const Saved t = layout_saved(ctx, scratch);  // gradients of the same shapes
+    const Saved s = layout_saved(ctx, saved, scratch);
+    const Saved t = layout_backward(ctx, scratch);
+    if (ctx.recompute) gate_forward(ctx, s);
     linear_backward(ctx, s.hidden, F_, v.weights[fc2_], dy, D_, t.hidden, F_, false, v.grads[fc2_],
                     Buf(), D_, F_);
     GateBackwardArgs gate{};
@@ -61,6 +62,7 @@ class GatedMlp : public Mixer {
   }
 
   void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
+    MAMBA_CHECK(!ctx.recompute);
     forward(ctx, v, x, y, scratch, Arena());
   }
 
@@ -69,11 +71,28 @@ class GatedMlp : public Mixer {
     Buf both;    // (rows, 2F) fc1: value, gate
     Buf hidden;  // (rows, F)
   };
-  Saved layout_saved(const Context& ctx, Arena& arena) const {
+  // `again` is where that goes which a recomputing backward does anew.
+  Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
     Saved s;
-    s.both = arena.alloc(ctx.real(), ctx.rows() * 2 * F_);
-    s.hidden = arena.alloc(ctx.real(), ctx.rows() * F_);
+    s.both = saved.alloc(ctx.real(), ctx.rows() * 2 * F_);
+    s.hidden = (ctx.recompute ? again : saved).alloc(ctx.real(), ctx.rows() * F_);
     return s;
+  }
+  // Gradients of the same shapes.
+  Saved layout_backward(const Context& ctx, Arena& arena) const {
+    Saved t;
+    t.both = arena.alloc(ctx.real(), ctx.rows() * 2 * F_);
+    t.hidden = arena.alloc(ctx.real(), ctx.rows() * F_);
+    return t;
+  }
+
+  void gate_forward(const Context& ctx, const Saved& s) const {
+    GateArgs gate{};
+    gate.rows = ctx.rows(), gate.dim = F_;
+    gate.a = s.both, gate.a_stride = 2 * F_;
+    gate.z = s.both + F_, gate.z_stride = 2 * F_;
+    gate.y = s.hidden, gate.y_stride = F_;
+    ctx.kernels().gate_forward(ctx.stream(), gate);
   }
 
   const int64_t D_, F_;

@@ -55,52 +55,42 @@ class Mamba1 : public Mixer {
   }
 
   int64_t saved_bytes(const Context& ctx) const override {
-    Arena count;
-    layout_saved(ctx, count);
+    Arena count, other;
+    layout_saved(ctx, count, other);
     return count.used();
   }
-  int64_t forward_bytes(const Context&) const override { return 0; }
+  int64_t forward_bytes(const Context& ctx) const override {
+    Arena other, count;
+    layout_saved(ctx, other, count);
+    return count.used();
+  }
   int64_t backward_bytes(const Context& ctx) const override {
-    Arena count;
+    Arena other, count;
+    layout_saved(ctx, other, count);
     layout_backward(ctx, count);
     return count.used();
   }
 
   void forward(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena saved,
-               Arena) const override {
-    const Saved s = layout_saved(ctx, saved);
+               Arena scratch) const override {
+    const Saved s = layout_saved(ctx, saved, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
-    Conv1dArgs conv{};
-    conv.B = ctx.B, conv.L = ctx.L, conv.C = E_, conv.K = K_, conv.silu = c_.conv_silu;
-    conv.x = s.xz, conv.x_stride = 2 * E_;
-    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
-    conv.state_in = v.state_in, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
-    conv.doc_ids = ctx.doc_ids;
-    conv.y = s.xc, conv.y_stride = E_;
-    ctx.kernels().conv1d_forward(ctx.stream(), conv);
-
-    project(ctx, v, s);
-    ScanArgs scan{};
-    scan.B = ctx.B, scan.L = ctx.L, scan.E = E_, scan.N = N_, scan.G = 1;
-    scan.bc = ScanBC::kGrouped, scan.delta_softplus = true;
-    scan.u = s.xc, scan.u_stride = E_;
-    scan.delta = s.delta, scan.delta_stride = E_;
-    scan.delta_bias = v.weights[dt_b_].data, scan.A_t = v.derived;
-    scan.Bm = s.normed + R_, scan.Cm = s.normed + (R_ + N_);
-    scan.B_stride = scan.C_stride = R_ + 2 * N_;
-    scan.D = v.weights[D_param_].data;
-    scan.z = s.xz + E_, scan.z_stride = 2 * E_;
-    scan.h0 = v.state_in + ssm_, scan.hT = v.state_out + ssm_, scan.h_stride = ctx.state_stride;
-    scan.doc_ids = ctx.doc_ids;
-    scan.y = s.y, scan.y_stride = E_;
-    ctx.kernels().scan_forward(ctx.stream(), scan);
-    linear(ctx, s.y, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
+    convolve(ctx, v, s);
+    linear(ctx, s.xc, E_, v.weights[x_w_], CBuf(), s.x_dbl, R_ + 2 * N_, R_ + 2 * N_, E_);
+    prepare_scan(ctx, v, s);
+    scan_forward(ctx, v, s);
+    if (y) linear(ctx, s.y, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 
   void backward(const Context& ctx, const LayerView& v, CBuf x, CBuf dy, Buf dx, CBuf dstate_out,
                 Buf dstate_in, Arena saved, Arena scratch) const override {
-    const Saved s = layout_saved(ctx, saved);
+    const Saved s = layout_saved(ctx, saved, scratch);
     const Scratch t = layout_backward(ctx, scratch);
+    if (ctx.recompute) {
+      convolve(ctx, v, s);
+      prepare_scan(ctx, v, s);
+      scan_forward(ctx, v, s);
+    }
     linear_backward(ctx, s.y, E_, v.weights[out_w_], dy, D_, t.dy, E_, false, v.grads[out_w_],
                     grad(v, out_b_), D_, E_);
     split_state(ctx, dstate_out, t);
@@ -128,7 +118,7 @@ class Mamba1 : public Mixer {
   }
 
   void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
-    const Saved s = layout_saved(ctx, scratch);
+    const Saved s = layout_saved(ctx, scratch, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
     Conv1dArgs conv{};
     conv.B = ctx.B, conv.L = 1, conv.C = E_, conv.K = K_, conv.silu = c_.conv_silu;
@@ -137,7 +127,8 @@ class Mamba1 : public Mixer {
     conv.state_in = v.state_out, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
     conv.y = s.xc, conv.y_stride = E_;
     ctx.kernels().conv1d_forward(ctx.stream(), conv);
-    project(ctx, v, s);
+    linear(ctx, s.xc, E_, v.weights[x_w_], CBuf(), s.x_dbl, R_ + 2 * N_, R_ + 2 * N_, E_);
+    prepare_scan(ctx, v, s);
     ScanStepArgs scan{};
     scan.B = ctx.B, scan.E = E_, scan.N = N_, scan.G = 1;
     scan.bc = ScanBC::kGrouped, scan.delta_softplus = true;
@@ -173,17 +164,19 @@ class Mamba1 : public Mixer {
     Buf dconv_in, dconv_out;  // (B, K-1, E)
   };
 
-  Saved layout_saved(const Context& ctx, Arena& arena) const {
+  // `again` is where that goes which a recomputing backward does anew.
+  Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
     const DType real = ctx.real();
     const int64_t rows = ctx.rows();
+    Arena& rest = ctx.recompute ? again : saved;
     Saved s;
-    s.xz = arena.alloc(real, rows * 2 * E_);
-    s.xc = arena.alloc(real, rows * E_);
-    s.x_dbl = arena.alloc(real, rows * (R_ + 2 * N_));
-    s.normed = c_.bcdt_rms ? arena.alloc(real, rows * (R_ + 2 * N_)) : s.x_dbl;
-    if (c_.bcdt_rms) s.rstd = arena.alloc(real, 3 * rows);
-    s.delta = arena.alloc(real, rows * E_);
-    s.y = arena.alloc(real, rows * E_);
+    s.xz = saved.alloc(real, rows * 2 * E_);
+    s.x_dbl = saved.alloc(real, rows * (R_ + 2 * N_));
+    s.xc = rest.alloc(real, rows * E_);
+    s.normed = c_.bcdt_rms ? rest.alloc(real, rows * (R_ + 2 * N_)) : s.x_dbl;
+    if (c_.bcdt_rms) s.rstd = rest.alloc(real, 3 * rows);
+    s.delta = rest.alloc(real, rows * E_);
+    s.y = rest.alloc(real, rows * E_);
     return s;
   }
   Scratch layout_backward(const Context& ctx, Arena& arena) const {
@@ -208,10 +201,20 @@ class Mamba1 : public Mixer {
   }
   Buf grad(const LayerView& v, int index) const { return index >= 0 ? v.grads[index] : Buf(); }
 
-  // x_dbl, its norms, delta.
-  void project(const Context& ctx, const LayerView& v, const Saved& s) const {
+  void convolve(const Context& ctx, const LayerView& v, const Saved& s) const {
+    Conv1dArgs conv{};
+    conv.B = ctx.B, conv.L = ctx.L, conv.C = E_, conv.K = K_, conv.silu = c_.conv_silu;
+    conv.x = s.xz, conv.x_stride = 2 * E_;
+    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
+    conv.state_in = v.state_in, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
+    conv.doc_ids = ctx.doc_ids;
+    conv.y = s.xc, conv.y_stride = E_;
+    ctx.kernels().conv1d_forward(ctx.stream(), conv);
+  }
+
+  // The norms of x_dbl, and delta.
+  void prepare_scan(const Context& ctx, const LayerView& v, const Saved& s) const {
     const int64_t W = R_ + 2 * N_;
-    linear(ctx, s.xc, E_, v.weights[x_w_], CBuf(), s.x_dbl, W, W, E_);
     if (c_.bcdt_rms) {
       const int64_t at[] = {0, R_, R_ + N_}, dims[] = {R_, N_, N_};
       for (int i = 0; i < 3; ++i) {
@@ -224,6 +227,23 @@ class Mamba1 : public Mixer {
       }
     }
     linear(ctx, s.normed, W, v.weights[dt_w_], CBuf(), s.delta, E_, E_, R_);
+  }
+
+  void scan_forward(const Context& ctx, const LayerView& v, const Saved& s) const {
+    ScanArgs scan{};
+    scan.B = ctx.B, scan.L = ctx.L, scan.E = E_, scan.N = N_, scan.G = 1;
+    scan.bc = ScanBC::kGrouped, scan.delta_softplus = true;
+    scan.u = s.xc, scan.u_stride = E_;
+    scan.delta = s.delta, scan.delta_stride = E_;
+    scan.delta_bias = v.weights[dt_b_].data, scan.A_t = v.derived;
+    scan.Bm = s.normed + R_, scan.Cm = s.normed + (R_ + N_);
+    scan.B_stride = scan.C_stride = R_ + 2 * N_;
+    scan.D = v.weights[D_param_].data;
+    scan.z = s.xz + E_, scan.z_stride = 2 * E_;
+    scan.h0 = v.state_in + ssm_, scan.hT = v.state_out + ssm_, scan.h_stride = ctx.state_stride;
+    scan.doc_ids = ctx.doc_ids;
+    scan.y = s.y, scan.y_stride = E_;
+    ctx.kernels().scan_forward(ctx.stream(), scan);
   }
 
   void norms_backward(const Context& ctx, const Saved& s, const Scratch& t) const {

@@ -67,56 +67,51 @@ class Mamba2 : public Mixer {
     if (init_ >= 0) copy_rows(v.weights[init_].data, 0, dst + ssm_, 0, 1, H_ * P_ * N_);
   }
 
+  void initial_state_backward(const LayerView& v, CBuf dstate) const override {
+    if (init_ < 0) return;
+    with_float(dstate.dtype, [&]<class T>() {
+      const T* from = (dstate + ssm_).template as<T>();
+      T* to = v.grads[init_].as<T>();
+      for (int64_t i = 0; i < H_ * P_ * N_; ++i) to[i] += from[i];
+    });
+  }
+
   int64_t saved_bytes(const Context& ctx) const override {
-    Arena count;
-    layout_saved(ctx, count);
+    Arena count, other;
+    layout_saved(ctx, count, other);
     return count.used();
   }
   int64_t forward_bytes(const Context& ctx) const override {
-    Arena count;
+    Arena other, count;
     fresh_state(ctx, count);
+    layout_saved(ctx, other, count);
     return count.used();
   }
   int64_t backward_bytes(const Context& ctx) const override {
-    Arena count;
+    Arena other, count;
+    layout_saved(ctx, other, count);
     layout_backward(ctx, count);
     return count.used();
   }
 
   void forward(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena saved,
                Arena scratch) const override {
-    const Saved s = layout_saved(ctx, saved);
+    const Buf start = fresh_state(ctx, scratch);
+    const Saved s = layout_saved(ctx, saved, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.zx, W_, W_, D_);
-    Conv1dArgs conv{};
-    conv.B = ctx.B, conv.L = ctx.L, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
-    conv.x = s.zx + at_conv(), conv.x_stride = W_;
-    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
-    conv.state_in = v.state_in, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
-    conv.doc_ids = ctx.doc_ids;
-    conv.y = s.xBC, conv.y_stride = C_;
-    ctx.kernels().conv1d_forward(ctx.stream(), conv);
-
-    SsdArgs ssd{};
-    ssd.B = ctx.B, ssd.L = ctx.L, ssd.H = H_, ssd.P = P_, ssd.N = N_, ssd.G = G_;
-    ssd.chunk = c_.chunk_size, ssd.dt_min = c_.dt_limit_min, ssd.dt_max = c_.dt_limit_max;
-    ssd.x = s.xBC, ssd.x_stride = C_;
-    ssd.dt = s.zx + at_dt(), ssd.dt_stride = W_;
-    ssd.dt_bias = v.weights[dt_b_].data, ssd.A = v.derived;
-    ssd.Bm = s.xBC + S_, ssd.Cm = s.xBC + (S_ + G_ * N_), ssd.B_stride = ssd.C_stride = C_;
-    ssd.D = v.weights[D_param_].data, ssd.D_has_hdim = c_.D_has_hdim;
-    ssd.S0 = first_state(ctx, v, scratch, &ssd.s_stride);
-    ssd.ST = v.state_out + ssm_;
-    ssd.S_reset = bias(v, init_);
-    ssd.doc_ids = ctx.doc_ids;
-    ssd.y = s.y, ssd.y_stride = S_;
-    ctx.kernels().ssd_forward(ctx.stream(), ssd);
-    finish(ctx, v, s, y);
+    mix(ctx, v, s, start);
+    gates_forward(ctx, v, s);
+    if (y) linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 
   void backward(const Context& ctx, const LayerView& v, CBuf x, CBuf dy, Buf dx, CBuf dstate_out,
                 Buf dstate_in, Arena saved, Arena scratch) const override {
-    const Saved s = layout_saved(ctx, saved);
+    const Saved s = layout_saved(ctx, saved, scratch);
     const Scratch t = layout_backward(ctx, scratch);
+    if (ctx.recompute) {
+      mix(ctx, v, s, t.S0);
+      gates_forward(ctx, v, s);
+    }
     linear_backward(ctx, s.cat, E_, v.weights[out_w_], dy, D_, t.dcat, E_, false, v.grads[out_w_],
                     grad(v, out_b_), D_, E_);
     gates_backward(ctx, v, s, t);
@@ -142,7 +137,7 @@ class Mamba2 : public Mixer {
   }
 
   void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
-    const Saved s = layout_saved(ctx, scratch);
+    const Saved s = layout_saved(ctx, scratch, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.zx, W_, W_, D_);
     Conv1dArgs conv{};
     conv.B = ctx.B, conv.L = 1, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
@@ -162,7 +157,8 @@ class Mamba2 : public Mixer {
     ssd.S = v.state_out + ssm_, ssd.s_stride = ctx.state_stride;
     ssd.y = s.y, ssd.y_stride = S_;
     ctx.kernels().ssd_step(ctx.stream(), ssd);
-    finish(ctx, v, s, y);
+    gates_forward(ctx, v, s);
+    linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 
  private:
@@ -186,15 +182,17 @@ class Mamba2 : public Mixer {
   int64_t at_conv() const { return 2 * M_ + S_; }
   int64_t at_dt() const { return 2 * M_ + S_ + C_; }
 
-  Saved layout_saved(const Context& ctx, Arena& arena) const {
+  // `again` is where that goes which a recomputing backward does anew.
+  Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
     const DType real = ctx.real();
     const int64_t rows = ctx.rows();
+    Arena& rest = ctx.recompute ? again : saved;
     Saved s;
-    s.zx = arena.alloc(real, rows * W_);
-    s.xBC = arena.alloc(real, rows * C_);
-    s.y = arena.alloc(real, rows * S_);
-    s.cat = arena.alloc(real, rows * E_);
-    s.rstd = arena.alloc(real, rows * c_.norm_groups);
+    s.zx = saved.alloc(real, rows * W_);
+    s.xBC = rest.alloc(real, rows * C_);
+    s.y = rest.alloc(real, rows * S_);
+    s.cat = rest.alloc(real, rows * E_);
+    s.rstd = rest.alloc(real, rows * c_.norm_groups);
     return s;
   }
   Scratch layout_backward(const Context& ctx, Arena& arena) const {
@@ -222,20 +220,46 @@ class Mamba2 : public Mixer {
   Buf fresh_state(const Context& ctx, Arena& arena) const {
     return arena.alloc(ctx.real(), init_ >= 0 ? ctx.B * H_ * P_ * N_ : 0);
   }
-  // Where the ssd starts: the state given, or a fresh one (zero, or learned).
-  CBuf first_state(const Context& ctx, const LayerView& v, Arena arena, int64_t* stride) const {
+  // Where the ssd starts: the state given, or a fresh one (zero, or learned: then in `room`).
+  CBuf first_state(const Context& ctx, const LayerView& v, Buf room, int64_t* stride) const {
     *stride = ctx.state_stride;
     if (v.state_in || init_ < 0) return v.state_in + ssm_;
-    const Buf start = fresh_state(ctx, arena);
     // state_out, where wanted, has the caller's stride: a fresh learned start is only for training.
     MAMBA_CHECK(!v.state_out);
     *stride = H_ * P_ * N_;
-    copy_rows(v.weights[init_].data, 0, start, *stride, ctx.B, *stride);
-    return start;
+    copy_rows(v.weights[init_].data, 0, room, *stride, ctx.B, *stride);
+    return room;
   }
 
-  // Gate or gated norm, the MLP part, out_proj.
-  void finish(const Context& ctx, const LayerView& v, const Saved& s, Buf y) const {
+  // Convolution and ssd; `room` is that of fresh_state.
+  void mix(const Context& ctx, const LayerView& v, const Saved& s, Buf room) const {
+    Conv1dArgs conv{};
+    conv.B = ctx.B, conv.L = ctx.L, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
+    conv.x = s.zx + at_conv(), conv.x_stride = W_;
+    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
+    conv.state_in = v.state_in, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
+    conv.doc_ids = ctx.doc_ids;
+    conv.y = s.xBC, conv.y_stride = C_;
+    ctx.kernels().conv1d_forward(ctx.stream(), conv);
+
+    SsdArgs ssd{};
+    ssd.B = ctx.B, ssd.L = ctx.L, ssd.H = H_, ssd.P = P_, ssd.N = N_, ssd.G = G_;
+    ssd.chunk = c_.chunk_size, ssd.dt_min = c_.dt_limit_min, ssd.dt_max = c_.dt_limit_max;
+    ssd.x = s.xBC, ssd.x_stride = C_;
+    ssd.dt = s.zx + at_dt(), ssd.dt_stride = W_;
+    ssd.dt_bias = v.weights[dt_b_].data, ssd.A = v.derived;
+    ssd.Bm = s.xBC + S_, ssd.Cm = s.xBC + (S_ + G_ * N_), ssd.B_stride = ssd.C_stride = C_;
+    ssd.D = v.weights[D_param_].data, ssd.D_has_hdim = c_.D_has_hdim;
+    ssd.S0 = first_state(ctx, v, room, &ssd.s_stride);
+    ssd.ST = v.state_out + ssm_;
+    ssd.S_reset = bias(v, init_);
+    ssd.doc_ids = ctx.doc_ids;
+    ssd.y = s.y, ssd.y_stride = S_;
+    ctx.kernels().ssd_forward(ctx.stream(), ssd);
+  }
+
+  // Gate or gated norm, and the MLP part: cat.
+  void gates_forward(const Context& ctx, const LayerView& v, const Saved& s) const {
     if (M_ > 0) {
       GateArgs gate{};
       gate.rows = ctx.rows(), gate.dim = M_;
@@ -262,7 +286,6 @@ class Mamba2 : public Mixer {
       gate.y = s.cat + M_, gate.y_stride = E_;
       ctx.kernels().gate_forward(ctx.stream(), gate);
     }
-    linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 
   // From dcat: dz0, dx0, dz into dzx, and the gradient of the ssd's y in place of dcat's second
@@ -316,11 +339,7 @@ class Mamba2 : public Mixer {
     ssd.Bm = s.xBC + S_, ssd.Cm = s.xBC + (S_ + G_ * N_), ssd.B_stride = ssd.C_stride = C_;
     ssd.D = v.weights[D_param_].data, ssd.D_has_hdim = c_.D_has_hdim;
     const bool learned_start = init_ >= 0 && !v.state_in;
-    ssd.S0 = v.state_in + ssm_, ssd.s_stride = ctx.state_stride;
-    if (learned_start) {
-      copy_rows(v.weights[init_].data, 0, t.S0, ssm_count, ctx.B, ssm_count);
-      ssd.S0 = t.S0, ssd.s_stride = ssm_count;
-    }
+    ssd.S0 = first_state(ctx, v, t.S0, &ssd.s_stride);
     ssd.S_reset = bias(v, init_), ssd.doc_ids = ctx.doc_ids;
     ssd.dy = t.dcat + M_, ssd.dy_stride = E_;
     ssd.dST = with_dST ? CBuf(t.dS_out) : CBuf();

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// How much memory there is, and refusing what cannot fit before anything is allocated.
+#pragma once
+
+#include <string>
+
+namespace mamba {
+
+// Bytes of main memory of this machine.
+double machine_bytes();
+// Throws out_of_memory unless `bytes` fit into this machine. where: a flag or a command; what:
+// what needs them; advice: what to change.
+void expect_memory(double bytes, const std::string& where, const std::string& what,
+                   const std::string& advice);
+
+}  // namespace mamba
