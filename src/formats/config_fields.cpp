@@ -62,9 +62,46 @@ const ConfigField kFields[] = {
     {"bos_token_id", &Config::bos_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
     {"eos_token_id", &Config::eos_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
     {"pad_token_id", &Config::pad_token_id, kBoth, kTraining, -1, kMaxVocab - 1},
+    {"more_eos_token_ids", &Config::more_eos_token_ids, kBoth, kTraining, 0, kMaxVocab - 1},
 };
 
-void check_choice(const char* name, const std::string& value,
+// Names in the files where they differ from ours; null: the same, or none.
+struct FileKeys {
+  const char* field;
+  const char* transformers;
+  const char* state_spaces;
+};
+constexpr FileKeys kFileKeys[] = {
+    {"d_model", "hidden_size", nullptr},
+    {"n_layer", "num_hidden_layers", nullptr},
+    {"norm", nullptr, "rms_norm"},
+    {"norm_eps", "layer_norm_epsilon", nullptr},
+    {"tie_embeddings", "tie_word_embeddings", nullptr},
+    {"d_inner", "intermediate_size", "expand * d_model"},
+    {"d_state", "state_size", nullptr},
+    {"d_conv", "conv_kernel", nullptr},
+    {"conv_bias", "use_conv_bias", nullptr},
+    {"conv_silu", "hidden_act", "activation"},
+    {"use_bias", nullptr, "bias"},
+    {"dt_min", "time_step_min", nullptr},
+    {"dt_max", "time_step_max", nullptr},
+    {"dt_init_floor", "time_step_floor", nullptr},
+    {"dt_rank", "time_step_rank", nullptr},
+    {"dt_init_random", "time_step_init_scheme", "dt_init"},
+    {"dt_scale", "time_step_scale", nullptr},
+    {"bcdt_rms_eps", "mixer_rms_eps", nullptr},
+    {"headdim", "head_dim", nullptr},
+    {"n_groups", nullptr, "ngroups"},
+    {"norm_groups", nullptr, "ngroups"},
+    {"gated_norm", nullptr, "rmsnorm"},
+    {"A_init_min", nullptr, "A_init_range[0]"},
+    {"A_init_max", nullptr, "A_init_range[1]"},
+    {"dt_limit_min", "time_step_limit[0]", "dt_limit[0]"},
+    {"dt_limit_max", "time_step_limit[1]", "dt_limit[1]"},
+    {"embedding_std", "initializer_range", nullptr},
+};
+
+void check_choice(const std::string& name, const std::string& value,
                   std::initializer_list<std::string_view> allowed) {
   std::string list;
   for (const std::string_view choice : allowed) {
@@ -77,15 +114,15 @@ void check_choice(const char* name, const std::string& value,
 }
 
 template <class T>
-void check_range(const ConfigField& field, T value) {
+void check_range(const ConfigField& field, const std::string& name, T value) {
   const double v = static_cast<double>(value);
   if (v >= field.low && v <= field.high) return;  // NaN fails both
   if constexpr (std::is_integral_v<T>) {
     fail(ErrorCode::kInvalidArgument, "[config] expected {} from {} to {}, got {}; correct it",
-         field.name, static_cast<int64_t>(field.low), static_cast<int64_t>(field.high), value);
+         name, static_cast<int64_t>(field.low), static_cast<int64_t>(field.high), value);
   } else {
     fail(ErrorCode::kInvalidArgument, "[config] expected {} from {} to {}, got {}; correct it",
-         field.name, field.low, field.high, value);
+         name, field.low, field.high, value);
   }
 }
 
@@ -104,15 +141,27 @@ bool is_read(const ConfigField& field, const Config& config) {
   return field.use == kBoth || (field.use == kMamba1) == (config.mixer == "mamba1");
 }
 
-void check_field(const ConfigField& field, const Config& config) {
+std::string config_key(ConfigForm form, const std::string& field_name) {
+  for (const FileKeys& keys : kFileKeys) {
+    if (field_name != keys.field || form == ConfigForm::kFields) continue;
+    const char* key = form == ConfigForm::kTransformers ? keys.transformers : keys.state_spaces;
+    return key == nullptr ? field_name : key;
+  }
+  return field_name;
+}
+
+void check_field(const ConfigField& field, const Config& config, ConfigForm form) {
+  const std::string name = config_key(form, field.name);
   if (field.member == ConfigField::Member(&Config::mixer)) {
-    check_choice(field.name, config.mixer, {"mamba1", "mamba2"});
+    check_choice(name, config.mixer, {"mamba1", "mamba2"});
   } else if (field.member == ConfigField::Member(&Config::model_type)) {
-    check_choice(field.name, config.model_type, {"mamba", "mamba2", "falcon_mamba"});
+    check_choice(name, config.model_type, {"mamba", "mamba2", "falcon_mamba"});
   } else if (const auto* integer = std::get_if<int64_t Config::*>(&field.member)) {
-    check_range(field, config.*(*integer));
+    check_range(field, name, config.*(*integer));
   } else if (const auto* real = std::get_if<double Config::*>(&field.member)) {
-    check_range(field, config.*(*real));
+    check_range(field, name, config.*(*real));
+  } else if (const auto* list = std::get_if<std::vector<int64_t> Config::*>(&field.member)) {
+    for (const int64_t value : config.*(*list)) check_range(field, name, value);
   }
 }
 
@@ -156,6 +205,9 @@ void field_from_json(const ConfigField& field, const Json& value, Config& config
         } else if constexpr (std::is_same_v<T, int64_t>) {
           target = get_int(holder, field.name, static_cast<int64_t>(field.low),
                            static_cast<int64_t>(field.high), where);
+        } else if constexpr (std::is_same_v<T, std::vector<int64_t>>) {
+          target = get_int_list(holder, field.name, static_cast<int64_t>(field.low),
+                                static_cast<int64_t>(field.high), where);
         } else {
           target = get_string(holder, field.name, where);
         }

@@ -26,8 +26,9 @@
 #include <filesystem>
 
 #include "base/check.h"
-#include "base/mapped_file.h"
 #include "formats/config_fields.h"
+#include "formats/mamba_c_file.h"
+#include "formats/weight_files.h"
 
 namespace mamba {
 namespace detail {
@@ -52,6 +53,43 @@ int64_t round_up(int64_t value, int64_t multiple) {
 }
 
 namespace {
+
+// A token id or null (none); of a list the first counts.
+int64_t parse_token(const Json& json, const char* key, const std::string& where,
+                    std::vector<std::string>& warnings) {
+  if (!has_member(json, key) || json[key].is_null()) return -1;
+  if (!json[key].is_array()) return get_int(json, key, -1, kMaxSize, where);
+  if (json[key].empty()) return -1;
+  if (json[key].size() > 1) {
+    warnings.push_back(fmt::format("[{}] \"{}\" lists {} ids; only the first is used", where, key,
+                                   json[key].size()));
+  }
+  Json first = Json::object();
+  first[key] = json[key][0];
+  return get_int(first, key, 0, kMaxSize, where);
+}
+
+// A token id, null (none), or a list: the end tokens of instruction models.
+void parse_eos(const Json& json, const std::string& where, Config& c) {
+  constexpr const char* kKey = "eos_token_id";
+  if (!has_member(json, kKey) || json[kKey].is_null()) return;
+  if (!json[kKey].is_array()) {
+    c.eos_token_id = get_int(json, kKey, -1, kMaxSize, where);
+    return;
+  }
+  const std::vector<int64_t> ids = get_int_list(json, kKey, 0, kMaxSize, where);
+  if (ids.empty()) return;
+  c.eos_token_id = ids[0];
+  c.more_eos_token_ids.assign(ids.begin() + 1, ids.end());
+}
+
+// The ids of special tokens, in config.json and in generation_config.json.
+void parse_tokens(const Json& json, const std::string& where, Config& c,
+                  std::vector<std::string>& warnings) {
+  c.bos_token_id = parse_token(json, "bos_token_id", where, warnings);
+  parse_eos(json, where, c);
+  c.pad_token_id = parse_token(json, "pad_token_id", where, warnings);
+}
 
 // Keys of the transformers form that do not change what the model computes here.
 constexpr const char* kHarmless[] = {"architectures",
@@ -91,21 +129,6 @@ constexpr const char* kReadMamba2[] = {"num_heads", "head_dim", "n_groups", "tim
 template <class List>
 bool contains(const List& list, const std::string& key) {
   return std::find(std::begin(list), std::end(list), key) != std::end(list);
-}
-
-// A token id, null (none) or, for eos, a list of which the first counts.
-int64_t parse_token(const Json& json, const char* key, const std::string& where,
-                    std::vector<std::string>& warnings) {
-  if (!has_member(json, key) || json[key].is_null()) return -1;
-  if (!json[key].is_array()) return get_int(json, key, -1, kMaxSize, where);
-  if (json[key].empty()) return -1;
-  if (json[key].size() > 1) {
-    warnings.push_back(fmt::format("[{}] \"{}\" lists {} ids; only the first is used", where, key,
-                                   json[key].size()));
-  }
-  Json first = Json::object();
-  first[key] = json[key][0];
-  return get_int(first, key, 0, kMaxSize, where);
 }
 
 int64_t parse_inner_size(const Json& json, int64_t hidden, const std::string& where) {
@@ -263,9 +286,7 @@ Config parse_transformers(const Json& json, const std::string& where,
   for (const auto& [key, member] : reals) {
     if (has_member(json, key)) c.*member = get_number(json, key, 0, 1e3, where);
   }
-  c.bos_token_id = parse_token(json, "bos_token_id", where, warnings);
-  c.eos_token_id = parse_token(json, "eos_token_id", where, warnings);
-  c.pad_token_id = parse_token(json, "pad_token_id", where, warnings);
+  parse_tokens(json, where, c, warnings);
   if (c.model_type == "mamba2") {
     parse_mamba2(json, where, c);
   } else {
@@ -287,17 +308,33 @@ Config parse_transformers(const Json& json, const std::string& where,
   return c;
 }
 
+void read_special_tokens(const Json& json, const std::string& where, Config& c,
+                         std::vector<std::string>& warnings) {
+  parse_tokens(json, where, c, warnings);
+  try {
+    check_config(c, ConfigForm::kFields);
+  } catch (const Error& error) {  // here the file is at fault, not the caller
+    throw Error(ErrorCode::kBadFile, fmt::format("[{}] {}", where, error.what()));
+  }
+}
+
 }  // namespace detail
 
-Config parse_config(std::string_view text, const std::string& where,
-                    std::vector<std::string>* warnings) {
-  const Json json = parse_json(text, where);
-  std::vector<std::string> notes;
+namespace {
+
+bool is_state_spaces(const Json& json) {
+  return !has_member(json, "model_type") &&
+         (has_member(json, "d_model") || has_member(json, "n_layer"));
+}
+
+Config parse_form(const Json& json, const std::string& where, std::vector<std::string>& notes) {
   Config config;
+  ConfigForm form = ConfigForm::kTransformers;
   if (has_member(json, "model_type")) {
     config = detail::parse_transformers(json, where, notes);
-  } else if (has_member(json, "d_model") || has_member(json, "n_layer")) {
+  } else if (is_state_spaces(json)) {
     config = detail::parse_state_spaces(json, where);
+    form = ConfigForm::kStateSpaces;
   } else {
     fail(ErrorCode::kBadFile,
          "[{}] expected a config with \"model_type\" (transformers) or \"d_model\" and \"n_layer\" "
@@ -305,22 +342,57 @@ Config parse_config(std::string_view text, const std::string& where,
          where, printable_json(json));
   }
   try {
-    config.validate();
+    check_config(config, form);
   } catch (const Error& error) {  // here the file is at fault, not the caller
     throw Error(ErrorCode::kBadFile, fmt::format("[{}] {}", where, error.what()));
   }
+  return config;
+}
+
+// What the state-spaces form leaves to other files of its folder: the ids of special tokens, and
+// whether the rows of the vocabulary are padded, which is for the weights to say.
+void complete_from_folder(const Json& json, const std::string& folder, Config& c,
+                          std::vector<std::string>& notes) {
+  const int64_t rows = json["vocab_size"].get<int64_t>();
+  if (rows != c.vocab_size && has_weights(folder)) {
+    const WeightFiles weights(folder);
+    const TensorInfo* embedding = weights.find("backbone.embeddings.weight");
+    if (embedding != nullptr && !embedding->shape.empty() && embedding->shape[0] == rows) {
+      c.vocab_size = rows;
+    }
+  }
+  const std::string path = (std::filesystem::path(folder) / "generation_config.json").string();
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  detail::read_special_tokens(read_json_file(path), path, c, notes);
+}
+
+}  // namespace
+
+Config parse_config(std::string_view text, const std::string& where,
+                    std::vector<std::string>* warnings) {
+  std::vector<std::string> notes;
+  const Config config = parse_form(parse_json(text, where), where, notes);
   if (warnings != nullptr) warnings->insert(warnings->end(), notes.begin(), notes.end());
   return config;
 }
 
 Config read_config(const std::string& path, std::vector<std::string>* warnings) {
   namespace fs = std::filesystem;
+  if (is_mamba_c_file(path)) return MambaCFile(path).config();
   std::error_code ignored;
-  const std::string file =
-      fs::is_directory(path, ignored) ? (fs::path(path) / "config.json").string() : path;
-  const MappedFile mapped(file);
-  return parse_config({reinterpret_cast<const char*>(mapped.data()), mapped.size()}, file,
-                      warnings);
+  const bool is_folder = fs::is_directory(path, ignored);
+  const std::string file = is_folder ? (fs::path(path) / "config.json").string() : path;
+  const Json json = read_json_file(file);
+  std::vector<std::string> notes;
+  Config config = parse_form(json, file, notes);
+  if (is_folder && is_state_spaces(json)) complete_from_folder(json, path, config, notes);
+  if (warnings != nullptr) warnings->insert(warnings->end(), notes.begin(), notes.end());
+  return config;
+}
+
+bool is_state_spaces_config(const std::string& path) {
+  return !is_mamba_c_file(path) && is_state_spaces(read_json_file(path));
 }
 
 Config load_config(const std::string& path_or_preset, std::vector<std::string>* warnings) {

@@ -9,6 +9,12 @@ namespace {
 
 Json token(int64_t id) { return id < 0 ? Json(nullptr) : Json(id); }
 
+// One id as a number, several as a list.
+Json eos_tokens(const Config& c) {
+  if (c.more_eos_token_ids.empty()) return token(c.eos_token_id);
+  return c.all_eos_token_ids();
+}
+
 Json transformers_keys(const Config& c) {
   // transformers wants a whole "expand"; Mamba-1 prefers intermediate_size, Mamba-2 knows only
   // expand.
@@ -33,7 +39,7 @@ Json transformers_keys(const Config& c) {
                {"time_step_max", c.dt_max},
                {"time_step_floor", c.dt_init_floor},
                {"bos_token_id", token(c.bos_token_id)},
-               {"eos_token_id", token(c.eos_token_id)},
+               {"eos_token_id", eos_tokens(c)},
                {"pad_token_id", token(c.pad_token_id)},
                {"use_cache", true}};
   if (c.mixer == "mamba2") {
@@ -68,7 +74,7 @@ Config without_extension(const Config& c) {
        &Config::d_state, &Config::d_conv, &Config::use_bias, &Config::conv_bias,
        &Config::tie_embeddings, &Config::residual_in_fp32, &Config::embedding_std, &Config::dt_min,
        &Config::dt_max, &Config::dt_init_floor, &Config::bos_token_id, &Config::eos_token_id,
-       &Config::pad_token_id);
+       &Config::pad_token_id, &Config::more_eos_token_ids);
   if (c.mixer == "mamba2") {
     copy(&Config::headdim, &Config::n_groups, &Config::chunk_size, &Config::dt_limit_min,
          &Config::dt_limit_max);
@@ -105,18 +111,23 @@ void detail::check_extension(const Json& json, const std::string& where, const C
   }
 }
 
-bool is_transformers_model(const Config& config) {
+std::string beyond_transformers(const Config& config) {
   const Config base = without_extension(config);
   for (const ConfigField& field : config_fields()) {
     // An epsilon of a norm that is not there decides nothing.
     if (field.member == ConfigField::Member(&Config::bcdt_rms_eps) && !config.bcdt_rms) continue;
     if (field.effect == FieldEffect::kFunction && is_read(field, config) &&
         differs(field, config, base)) {
-      return false;
+      return fmt::format("{} ({})", field.name, printable_json(field_to_json(field, config)));
     }
   }
-  return config.mixer != "mamba2" || config.d_inner % config.d_model == 0;
+  if (config.mixer == "mamba2" && config.d_inner % config.d_model != 0) {
+    return fmt::format("d_inner ({}, no multiple of d_model {})", config.d_inner, config.d_model);
+  }
+  return "";
 }
+
+bool is_transformers_model(const Config& config) { return beyond_transformers(config).empty(); }
 
 std::string write_config(const Config& config) {
   config.validate();

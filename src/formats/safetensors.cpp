@@ -3,21 +3,14 @@
 // which must cover the rest of the file without a gap or an overlap.
 #include "formats/safetensors.h"
 
-#include <string.h>
-
 #include <algorithm>
-#include <filesystem>
 #include <limits>
-#include <numeric>
 
-#include "base/bf16.h"
 #include "base/check.h"
 #include "base/json.h"
 
 namespace mamba {
 namespace {
-
-namespace fs = std::filesystem;
 
 constexpr uint64_t kMaxHeader = 100'000'000;  // the limit of the reference implementation
 constexpr size_t kMaxRank = 32;
@@ -158,142 +151,7 @@ void check_coverage(std::vector<Entry>& entries, int64_t data_bytes, const std::
   }
 }
 
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-// Up to three names of the table that look most like `name`.
-std::string near_names(std::string_view name, const std::vector<TensorInfo>& tensors) {
-  std::vector<std::pair<size_t, std::string>> ranked;
-  for (const TensorInfo& t : tensors) {
-    // Bounds the work for hostile names; real ones are shorter than this.
-    ranked.emplace_back(edit_distance(name.substr(0, 200), std::string_view(t.name).substr(0, 200)),
-                        t.name);
-  }
-  const size_t count = std::min<size_t>(3, ranked.size());
-  std::partial_sort(ranked.begin(), ranked.begin() + static_cast<std::ptrdiff_t>(count),
-                    ranked.end());
-  std::string out;
-  for (size_t i = 0; i < count; ++i) {
-    out += (i == 0 ? "" : ", ") + printable(ranked[i].second, 200);
-  }
-  return out.empty() ? "no tensors at all" : out;
-}
-
-// F16: 1 sign, 5 exponent (bias 15), 10 mantissa bits.
-float f16_to_f32(uint16_t h) {
-  const uint32_t sign = uint32_t{h & 0x8000u} << 16;
-  const uint32_t exponent = (h >> 10) & 31u;
-  const uint32_t mantissa = h & 0x3ffu;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24, exact in f32
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t bits =
-      sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// out[i] = convert(element i of type T), for data of any alignment.
-template <class T, class Out, class Convert>
-void convert_all(const TensorInfo& tensor, Out* out, Convert convert) {
-  const char* from = static_cast<const char*>(tensor.data);
-  const int64_t count = tensor.count();
-  for (int64_t i = 0; i < count; ++i) {
-    T value;
-    memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
-    out[i] = convert(value);
-  }
-}
-
 }  // namespace
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return out + "]";
-}
-
-void read_to_f32(const TensorInfo& tensor, float* out) {
-  switch (tensor.dtype) {
-    case DType::kF32:
-      if (tensor.bytes > 0) memcpy(out, tensor.data, static_cast<size_t>(tensor.bytes));
-      return;
-    case DType::kBF16:
-      return convert_all<bf16>(tensor, out, [](bf16 v) { return to_f32(v); });
-    case DType::kF16:
-      return convert_all<uint16_t>(tensor, out, f16_to_f32);
-    case DType::kF64:
-      return convert_all<double>(tensor, out, [](double v) { return static_cast<float>(v); });
-    default:
-      fail(ErrorCode::kUnsupported,
-           "[safetensors] expected tensor \"{}\" as f32, bf16, f16 or f64, got {}; convert the "
-           "model",
-           printable(tensor.name, 200), dtype_name(tensor.dtype));
-  }
-}
-
-std::vector<int64_t> read_to_i64(const TensorInfo& tensor) {
-  std::vector<int64_t> out(static_cast<size_t>(tensor.count()));
-  const auto widen = [](auto v) { return static_cast<int64_t>(v); };
-  switch (tensor.dtype) {
-    case DType::kI64:
-      convert_all<int64_t>(tensor, out.data(), widen);
-      break;
-    case DType::kI32:
-      convert_all<int32_t>(tensor, out.data(), widen);
-      break;
-    case DType::kU8:
-      convert_all<uint8_t>(tensor, out.data(), widen);
-      break;
-    default:
-      fail(ErrorCode::kUnsupported,
-           "[safetensors] expected tensor \"{}\" as i64, i32 or u8, got {}; convert the file",
-           printable(tensor.name, 200), dtype_name(tensor.dtype));
-  }
-  return out;
-}
-
-const TensorInfo* TensorTable::find(std::string_view name) const {
-  const auto found =
-      std::lower_bound(tensors_.begin(), tensors_.end(), name,
-                       [](const TensorInfo& t, std::string_view key) { return t.name < key; });
-  return found != tensors_.end() && found->name == name ? &*found : nullptr;
-}
-
-const TensorInfo& TensorTable::get(std::string_view name) const {
-  const TensorInfo* found = find(name);
-  if (found == nullptr) {
-    fail(ErrorCode::kBadFile,
-         "[{}] expected a tensor \"{}\", found none; the nearest of {} names: {}; does config.json "
-         "belong to these weights?",
-         where_, printable(name, 200), tensors_.size(), near_names(name, tensors_));
-  }
-  return *found;
-}
-
-const TensorInfo& TensorTable::get(std::string_view name, const std::vector<int64_t>& shape) const {
-  const TensorInfo& tensor = get(name);
-  if (tensor.shape != shape) {
-    fail(ErrorCode::kBadFile,
-         "[{}] expected tensor \"{}\" of shape {}, got {}; does config.json belong to these "
-         "weights?",
-         where_, printable(name, 200), shape_text(shape), shape_text(tensor.shape));
-  }
-  return tensor;
-}
 
 SafetensorsFile::SafetensorsFile(const std::string& path)
     : file_(std::make_unique<MappedFile>(path)) {
@@ -304,6 +162,10 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
 SafetensorsFile::SafetensorsFile(const void* bytes, size_t count, const std::string& where) {
   where_ = where;
   parse(static_cast<const uint8_t*>(bytes), count);
+}
+
+void SafetensorsFile::release(const TensorInfo& tensor) const {
+  if (file_) file_->release(tensor.data, static_cast<size_t>(tensor.bytes));
 }
 
 void SafetensorsFile::parse(const uint8_t* bytes, size_t count) {
@@ -346,90 +208,7 @@ void SafetensorsFile::parse(const uint8_t* bytes, size_t count) {
     entry.info.data = entry.info.bytes > 0 ? data + entry.begin : nullptr;
     tensors_.push_back(std::move(entry.info));
   }
-  std::sort(tensors_.begin(), tensors_.end(),
-            [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
-}
-
-ShardedSafetensors::ShardedSafetensors(const std::string& folder) {
-  where_ = folder;
-  const std::string single = (fs::path(folder) / "model.safetensors").string();
-  const std::string index = single + ".index.json";
-  std::error_code ignored;
-  if (fs::is_regular_file(folder, ignored) || fs::exists(single, ignored)) {
-    files_.push_back(fs::is_regular_file(folder, ignored) ? folder : single);
-    shards_.push_back(std::make_unique<SafetensorsFile>(files_[0]));
-    tensors_ = shards_[0]->tensors();
-    metadata_ = shards_[0]->metadata();
-    where_ = files_[0];
-    return;
-  }
-  if (!fs::exists(index, ignored)) {
-    fail(ErrorCode::kBadFile,
-         "[{}] expected model.safetensors or model.safetensors.index.json, found neither; name a "
-         "model "
-         "folder or a .safetensors file",
-         folder);
-  }
-  read_index(folder, index);
-}
-
-void ShardedSafetensors::read_index(const std::string& folder, const std::string& index_path) {
-  const Json index = read_json_file(index_path, {kMaxHeader, 8});
-  const Json& weight_map = get_member(index, "weight_map", index_path);
-  if (!weight_map.is_object()) {
-    fail(ErrorCode::kBadFile, "[{}] expected weight_map to be an object, got {}; correct the index",
-         index_path, printable_json(weight_map));
-  }
-  std::map<std::string, std::string> owner;  // tensor -> file
-  std::map<std::string, bool> names;         // files
-  for (const auto& [tensor, file] : weight_map.items()) {
-    const std::string name = file.is_string() ? file.get<std::string>() : "";
-    // A plain name: the index must not reach outside of its folder.
-    if (name.find('/') != std::string::npos || name.find('\\') != std::string::npos ||
-        name.find('\0') != std::string::npos || !name.ends_with(".safetensors") ||
-        name.starts_with(".")) {
-      fail(
-          ErrorCode::kBadFile,
-          "[{}] expected the file of tensor \"{}\" as a plain name ending in .safetensors, got {}; "
-          "correct the index",
-          index_path, printable(tensor, 200), printable_json(file));
-    }
-    owner[tensor] = name;
-    names[name] = true;
-  }
-  for (const auto& [name, unused] : names) {
-    const std::string path = (fs::path(folder) / name).string();
-    if (!fs::exists(path)) {
-      fail(ErrorCode::kBadFile,
-           "[{}] expected the shard {}, which {} lists; found no such file; fetch it", folder, name,
-           index_path);
-    }
-    files_.push_back(path);
-    shards_.push_back(std::make_unique<SafetensorsFile>(path));
-    for (const TensorInfo& tensor : shards_.back()->tensors()) {
-      const auto found = owner.find(tensor.name);
-      if (found == owner.end() || found->second != name) {
-        fail(ErrorCode::kBadFile,
-             "[{}] expected tensor \"{}\" {} as {} says, found it in {}; the shards do not belong "
-             "together",
-             folder, printable(tensor.name, 200),
-             found == owner.end() ? "nowhere" : "only in " + found->second, index_path, name);
-      }
-      tensors_.push_back(tensor);
-    }
-    metadata_.insert(shards_.back()->metadata().begin(), shards_.back()->metadata().end());
-  }
-  std::sort(tensors_.begin(), tensors_.end(),
-            [](const TensorInfo& a, const TensorInfo& b) { return a.name < b.name; });
-  for (const auto& [tensor, name] : owner) {
-    if (find(tensor) == nullptr) {
-      fail(ErrorCode::kBadFile,
-           "[{}] expected tensor \"{}\" in the shard {} as {} says, found none there; fetch the "
-           "shards "
-           "again",
-           folder, printable(tensor, 200), name, index_path);
-    }
-  }
+  sort();
 }
 
 }  // namespace mamba

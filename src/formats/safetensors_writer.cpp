@@ -39,15 +39,6 @@ DtypeRank rank_of(DType dtype) {
   return {"", 0};
 }
 
-int64_t bytes_of(const TensorData& tensor) {
-  int64_t bytes = dtype_size(tensor.dtype);
-  for (const int64_t size : tensor.shape) {
-    MAMBA_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes));
-  }
-  MAMBA_CHECK(bytes == 0 || tensor.data != nullptr);
-  return bytes;
-}
-
 // JSON text of names and metadata, which must be UTF-8.
 std::string to_json(const Json& value) {
   try {
@@ -77,7 +68,7 @@ std::string make_header(const std::vector<const TensorData*>& order,
   if (!metadata.empty()) header += "\"__metadata__\":" + to_json(metadata);
   int64_t at = 0;
   for (const TensorData* tensor : order) {
-    const int64_t end = at + bytes_of(*tensor);
+    const int64_t end = at + count_bytes(*tensor);
     header += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]}}",
                           header.size() > 1 ? "," : "", to_json(tensor->name),
                           rank_of(tensor->dtype).name, Json(tensor->shape).dump(), at, end);
@@ -103,6 +94,22 @@ void check_names(const std::vector<TensorData>& tensors) {
 
 }  // namespace
 
+std::string safetensors_bytes(const std::vector<TensorData>& tensors,
+                              const TensorMetadata& metadata) {
+  check_names(tensors);
+  const std::vector<const TensorData*> order = canonical_order(tensors);
+  const std::string header = make_header(order, metadata);
+  const uint64_t size = header.size();
+  std::string bytes(reinterpret_cast<const char*>(&size), sizeof size);
+  bytes += header;
+  for (const TensorData* tensor : order) {
+    for_each_block(*tensor, [&](const void* block, size_t count) {
+      bytes.append(static_cast<const char*>(block), count);
+    });
+  }
+  return bytes;
+}
+
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
                        const TensorMetadata& metadata) {
   check_names(tensors);
@@ -114,7 +121,7 @@ void write_safetensors(const std::string& path, const std::vector<TensorData>& t
   file.append(length, sizeof length);
   file.append(header);
   for (const TensorData* tensor : order) {
-    file.append(tensor->data, static_cast<size_t>(bytes_of(*tensor)));
+    for_each_block(*tensor, [&](const void* bytes, size_t count) { file.append(bytes, count); });
   }
   file.commit();
 }
@@ -126,7 +133,7 @@ void write_sharded_safetensors(const std::string& folder, const std::vector<Tens
   std::vector<std::vector<TensorData>> shards(1);
   int64_t total = 0, in_shard = 0;
   for (const TensorData& tensor : tensors) {
-    const int64_t bytes = bytes_of(tensor);
+    const int64_t bytes = count_bytes(tensor);
     if (!shards.back().empty() && in_shard + bytes > max_shard_bytes) {
       shards.emplace_back();
       in_shard = 0;

@@ -203,14 +203,14 @@ TEST(hf_config, values_are_checked) {
   bad("mamba", "hidden_size", "1e400", {"number overflow"});
   bad("mamba", "layer_norm_epsilon", "NaN",
       {"\"layer_norm_epsilon\"", "got {\"__float__\":\"NaN\"}"});
-  bad("mamba", "layer_norm_epsilon", "0", {"norm_eps from 1e-30"});
+  bad("mamba", "layer_norm_epsilon", "0", {"layer_norm_epsilon from 1e-30"});
   bad("mamba", "use_bias", "1", {"\"use_bias\" to be true or false, got 1"});
   bad("mamba", "hidden_act", "\"gelu\"", {"\"hidden_act\" to be silu or swish, got \"gelu\""},
       kUnsupported);
   bad("mamba", "expand", "1.51", {"expand * hidden_size to be whole", "48.32"});
   bad("mamba", "time_step_rank", "\"many\"", {"\"time_step_rank\" to be an integer"});
   bad("mamba", "time_step_init_scheme", "\"zero\"", {"random or constant, got \"zero\""});
-  bad("mamba", "time_step_min", "5", {"dt_min at most dt_max"});
+  bad("mamba", "time_step_min", "5", {"time_step_min at most time_step_max"});
   bad("mamba", "time_step_scale", "-1", {"\"time_step_scale\""});
   bad("mamba", "rms_norm", "false", {"\"rms_norm\" true", "got false"}, kUnsupported);
   bad("mamba", "quantization_config", "{\"bits\":4}", {"\"quantization_config\""}, kUnsupported);
@@ -219,6 +219,8 @@ TEST(hf_config, values_are_checked) {
   bad("mamba", "n_layer", "3", {"\"n_layer\" to agree", "says 2"});
   bad("mamba", "eos_token_id", "64", {"eos_token_id below vocab_size = 64"});
   bad("mamba", "eos_token_id", "[1.5]", {"\"eos_token_id\" to be an integer"});
+  bad("mamba", "eos_token_id", "[1, -1]", {"\"eos_token_id\" to be an integer", "got -1"});
+  bad("mamba", "eos_token_id", "[1, 64]", {"more_eos_token_ids below vocab_size = 64"});
   bad("mamba", "mamba_cpp", "[]", {"\"mamba_cpp\" to be an object, got []"});
   bad("mamba", "mamba_cpp", "{\"color\":1}", {"under \"mamba_cpp\", got \"color\"", "newer"},
       kUnsupported);
@@ -234,8 +236,8 @@ TEST(hf_config, values_are_checked) {
   bad("mamba2", "intermediate_size", "48", {"num_heads * head_dim to be 48"});
   bad("mamba2", "time_step_limit", "[0]", {"\"time_step_limit\" as [low, high], got [0]"});
   bad("mamba2", "time_step_limit", "[0, null]", {"\"time_step_limit\" to be a number, got null"});
-  bad("mamba2", "time_step_limit", "[0, NaN]", {"dt_limit_max from 0 to inf, got nan"});
-  bad("mamba2", "time_step_limit", "[1, 0.5]", {"dt_limit_min at most dt_limit_max"});
+  bad("mamba2", "time_step_limit", "[0, NaN]", {"time_step_limit[1] from 0 to inf, got nan"});
+  bad("mamba2", "time_step_limit", "[1, 0.5]", {"time_step_limit[0] at most time_step_limit[1]"});
   bad("falcon_mamba", "mixer_rms_eps", "2", {"\"mixer_rms_eps\""});
 }
 
@@ -250,10 +252,19 @@ TEST(hf_config, values_are_read) {
             0.25);
   EXPECT_EQ(with("falcon_mamba", "mixer_rms_eps", "0.5").bcdt_rms_eps, 0.5);
   std::vector<std::string> warnings;
-  EXPECT_EQ(with("mamba", "eos_token_id", "[5, 6]", &warnings).eos_token_id, 5);
-  EXPECT_EQ(with("mamba", "eos_token_id", "[]", &warnings).eos_token_id, -1);
+  const Config several = with("mamba", "eos_token_id", "[5, 6, 2]", &warnings);
+  EXPECT_EQ(several.eos_token_id, 5);
+  EXPECT_EQ(several.more_eos_token_ids, (std::vector<int64_t>{6, 2}));
+  EXPECT_EQ(several.all_eos_token_ids(), (std::vector<int64_t>{5, 6, 2}));
+  const std::string written = write_config(several);
+  EXPECT_EQ(parse_config(written, "again"), several);
+  EXPECT_EQ(written.find("more_eos_token_ids"), std::string::npos);
+  EXPECT_EQ(parse_json(written, "again")["eos_token_id"], Json({5, 6, 2}));
+  EXPECT_TRUE(with("mamba", "eos_token_id", "[]", &warnings).all_eos_token_ids().empty());
+  EXPECT_TRUE(warnings.empty());
+  EXPECT_EQ(with("mamba", "bos_token_id", "[5, 6]", &warnings).bos_token_id, 5);
   ASSERT_EQ(warnings.size(), 1u);
-  EXPECT_NE(warnings[0].find("[c.json] \"eos_token_id\" lists 2 ids"), std::string::npos);
+  EXPECT_NE(warnings[0].find("[c.json] \"bos_token_id\" lists 2 ids"), std::string::npos);
 }
 
 TEST(hf_config, unknown_keys_give_warnings_and_harmless_ones_none) {

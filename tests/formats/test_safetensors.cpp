@@ -11,6 +11,7 @@
 #include "base/atomic_file.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
+#include "formats/weight_files.h"
 #include "support/expect_error.h"
 
 namespace mamba {
@@ -275,8 +276,7 @@ class Sharded : public testing::Test {
     write_sharded_safetensors(folder_.path(), tensors, {{"format", "pt"}}, max_shard_bytes);
   }
   void expect_bad(std::initializer_list<std::string> parts) {
-    EXPECT_TRUE(
-        fails_with(ErrorCode::kBadFile, parts, [&] { ShardedSafetensors{folder_.path()}; }));
+    EXPECT_TRUE(fails_with(ErrorCode::kBadFile, parts, [&] { WeightFiles{folder_.path()}; }));
   }
   void write_index(const std::function<void(Json&)>& change) {
     Json index = read_json_file(index_);
@@ -293,7 +293,7 @@ class Sharded : public testing::Test {
 TEST_F(Sharded, round_trip_in_both_forms_and_from_one_to_the_other) {
   for (const int64_t limit : {16, 1000, 16, 1}) {
     write(limit);
-    const ShardedSafetensors model(folder_.path());
+    const WeightFiles model(folder_.path());
     EXPECT_EQ(model.files().size(), limit == 16 ? 3u : limit == 1 ? 5u : 1u);
     ASSERT_EQ(model.tensors().size(), 5u);
     EXPECT_EQ(model.metadata().at("format"), "pt");
@@ -308,13 +308,13 @@ TEST_F(Sharded, round_trip_in_both_forms_and_from_one_to_the_other) {
     }
   }
   write(1000);
-  EXPECT_EQ(ShardedSafetensors(folder_ / "model.safetensors").tensors().size(), 5u);
+  EXPECT_EQ(WeightFiles(folder_ / "model.safetensors").tensors().size(), 5u);
 }
 
 TEST_F(Sharded, folders_that_lie_are_refused) {
-  expect_bad({"model.safetensors or model.safetensors.index.json, found neither"});
-  EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"nowhere", "found neither"},
-                         [] { ShardedSafetensors("/nowhere"); }));
+  expect_bad({"model.safetensors or pytorch_model.bin", "found none of them"});
+  EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"nowhere", "found none of them"},
+                         [] { WeightFiles("/nowhere"); }));
   write();
   const std::string original = content(index_);
   write_index([](Json& index) { index.erase("weight_map"); });
