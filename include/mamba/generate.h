@@ -10,18 +10,11 @@
 #include <vector>
 
 #include "mamba/model.h"
+#include "mamba/sampling.h"
 #include "mamba/state.h"
 #include "mamba/tokenizer.h"
 
 namespace mamba {
-
-struct SamplingOptions {
-  double temperature = 1;  // >= 0; 0: the most likely token, always
-  int64_t top_k = 0;       // keep the k most likely tokens; 0: all
-  double top_p = 1;        // (0, 1]: keep the most likely tokens that reach this probability
-  double min_p = 0;        // [0, 1]: drop tokens below this share of the largest probability
-  uint64_t seed = 0;       // a token depends on (seed, sample, position) and the logits alone
-};
 
 // Where one sequence stands: everything that decides what comes next.
 struct Session {
@@ -31,21 +24,40 @@ struct Session {
   uint64_t token_hash = 0;    // of all of them, in order
   uint64_t seed = 0;          // with which the session was sampled last
   std::string pending;        // the bytes (0 to 3) of a character that the tokens leave unfinished
+  // The last tokens, oldest first, for penalties and n-grams: at most history_limit (-1: all).
+  std::vector<int32_t> history;
+  int64_t history_limit = 4096;
 };
+// Makes the session keep from now on as many tokens as these options look back on.
+void keep_history_for(Session& session, const SamplingOptions& options);
 
 enum class FinishReason : uint8_t {
   kLength,       // max_tokens were generated
-  kStop,         // a stop string appeared
-  kEos,          // the model's end token was drawn
+  kStop,         // a stop string appeared, or one of stop_ids was drawn
+  kEos,          // an end token was drawn
   kInterrupted,  // the caller asked to stop
+  kExhausted,    // every token is banned by no_repeat_ngram, logit_bias or min_tokens
 };
-// "length", "stop", "eos", "interrupted".
+// "length", "stop", "eos", "interrupted", "exhausted".
 const char* finish_reason_name(FinishReason reason) noexcept;
+
+struct TokenLogprob {
+  int32_t id = 0;
+  double logprob = 0;  // natural logarithm
+};
+
+// Of the model's own distribution: the logits before biases, bans, penalties, temperature and
+// filters.
+struct TokenLogprobs {
+  double logprob = 0;             // of the token that was drawn
+  std::vector<TokenLogprob> top;  // the most likely tokens, best first, ties by id
+};
 
 struct Generation {
   std::vector<int32_t> ids;  // all sampled tokens, a final end token included
   std::string text;          // valid UTF-8, up to a stop string; empty without a tokenizer
   FinishReason finish_reason = FinishReason::kLength;
+  std::vector<TokenLogprobs> logprobs;  // one for each id, with SamplingOptions::logprobs >= 0
 };
 
 struct GenerateOptions {
@@ -53,7 +65,7 @@ struct GenerateOptions {
   int64_t max_tokens = 128;       // >= 0
   int64_t samples = 1;            // >= 1; drawn from the same session as one batch
   std::vector<std::string> stop;  // none empty; needs a tokenizer
-  bool ignore_eos = false;        // go on after the model's end token
+  bool ignore_eos = false;        // go on after an end token
   // Also takes the last sampled token into the session, so that the session continues behind it.
   // Only with samples == 1.
   bool keep_session = false;
@@ -62,6 +74,29 @@ struct GenerateOptions {
   // Called for each sampled token with the text that became certain by it (whole characters, maybe
   // none), and once more with id -1 when text is left at the end.
   std::function<void(int64_t sample, int32_t id, std::string_view text)> on_token;
+};
+
+// One prompt of a batch and how to answer it.
+struct GenerateRequest {
+  std::vector<int32_t> prompt;  // at least one id
+  SamplingOptions sampling;
+  int64_t max_tokens = 128;       // >= 0
+  std::vector<std::string> stop;  // none empty; needs a tokenizer
+};
+
+struct BatchProgress {
+  int64_t finished = 0;          // answers, given to the sink or waiting for an earlier one
+  int64_t running = 0;           // rows of the batch
+  int64_t prompt_tokens = 0;     // read so far
+  int64_t generated_tokens = 0;  // drawn so far
+};
+
+struct BatchOptions {
+  int64_t batch_size = 8;   // 1..4096 sequences decoded together
+  bool ignore_eos = false;  // go on after an end token
+  // Polled between steps and between chunks of a prompt; true ends the batch.
+  std::function<bool()> interrupted;
+  std::function<void(const BatchProgress&)> on_progress;  // after each step
 };
 
 // Borrows the model, and the tokenizer where there is one; both must outlive it.
@@ -80,6 +115,14 @@ class Generator {
   // keep_session the session's state and position are spent when samples == 1, and untouched
   // otherwise.
   std::vector<Generation> generate(Session& session, const GenerateOptions& options);
+  // Answers requests until `source` returns false instead of filling one in. A row of the batch
+  // that has ended takes the next request, and `sink` gets whole answers in the order of the
+  // requests, with their index. An answer is that of prefill() and generate() alone, bit for bit.
+  // At most 16 * batch_size answers wait for an earlier one, so memory does not grow with the
+  // number of requests. False when `interrupted` said so; the sink then lacks the last ones.
+  bool generate_batch(const std::function<bool(GenerateRequest&)>& source,
+                      const std::function<void(int64_t index, Generation&&)>& sink,
+                      const BatchOptions& options);
 
  private:
   Model* model_;

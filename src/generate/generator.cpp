@@ -4,11 +4,10 @@
 #include <utility>
 
 #include "base/check.h"
-#include "generate/sampler.h"
-#include "generate/stop_matcher.h"
+#include "generate/answer.h"
 #include "generate/text_stream.h"
 #include "mamba/generate.h"
-#include "model/network.h"
+#include "model/finite.h"
 
 namespace mamba {
 namespace {
@@ -17,71 +16,46 @@ namespace {
 // its activations stay in cache for small models.
 constexpr int64_t kPrefillChunk = 512;
 
-// FNV-1a over the bytes of the ids; an empty list hashes to 0.
-uint64_t extend_hash(uint64_t hash, int32_t id) {
-  if (hash == 0) hash = 0xcbf29ce484222325ull;
-  for (int shift = 0; shift < 32; shift += 8) {
-    hash ^= (static_cast<uint32_t>(id) >> shift) & 0xff;
-    hash *= 0x100000001b3ull;
-  }
-  return hash;
-}
-
-// One answer in the making.
-struct Sample {
-  Sample(int64_t sample_index, const GenerateOptions& options, const std::string& begun)
-      : index(sample_index), stops(options.stop), characters(begun) {}
-
-  int64_t index;
-  StopMatcher stops;
-  TextStream characters;
-  Generation out;
-  bool done = false;
-
-  void finish(FinishReason reason) {
-    out.finish_reason = reason;
-    done = true;
-  }
-};
-
 // The run of one call of Generator::generate.
 class Run {
  public:
   Run(Model& model, const Tokenizer* tokenizer, Session& session, const GenerateOptions& options)
-      : model_(model), tokenizer_(tokenizer), session_(session), options_(options) {
-    vocab_ = model.config().vocab_size;
-    // Rows of the embedding that pad the vocabulary have no text.
-    draw_vocab_ = tokenizer ? std::min(vocab_, tokenizer->vocab_size()) : vocab_;
+      : model_(model), session_(session), options_(options) {
+    answers_.reserve(static_cast<size_t>(options.samples));
     for (int64_t i = 0; i < options.samples; ++i) {
-      samples_.emplace_back(i, options, session.pending);
+      const AnswerTask task = {options.sampling, options.stop, options.max_tokens,
+                               options.ignore_eos, i};
+      answers_.emplace_back(model, tokenizer, task, session);
     }
   }
 
   std::vector<Generation> run() {
     begin();
-    for (int64_t drawn = 0; drawn < options_.max_tokens && !active_.empty(); ++drawn) {
+    while (!active_.empty()) {
       if (options_.interrupted && options_.interrupted()) {
-        finish_active(FinishReason::kInterrupted);
+        for (Answer* answer : active_) answer->finish(FinishReason::kInterrupted);
         break;
       }
-      draw(session_.tokens + drawn);
-      const bool last = drawn + 1 == options_.max_tokens;
-      advance(last);
+      draw();
+      advance();
     }
-    finish_active(FinishReason::kLength);
     std::vector<Generation> results;
-    for (Sample& sample : samples_) {
-      end_text(sample);
-      results.push_back(std::move(sample.out));
+    for (Answer& answer : answers_) {
+      end_text(answer);
+      results.push_back(std::move(answer.result()));
     }
-    if (options_.samples == 1) session_.tokens += static_cast<int64_t>(results[0].ids.size());
+    if (options_.samples == 1) {
+      add_tokens(session_, results[0].ids.data(), static_cast<int64_t>(results[0].ids.size()));
+    }
     return results;
   }
 
  private:
   // Every sample starts from the session's logits; a single one works on the session's own state.
   void begin() {
-    for (Sample& sample : samples_) active_.push_back(&sample);
+    for (Answer& answer : answers_) {
+      if (!answer.done()) active_.push_back(&answer);
+    }
     const int64_t n = options_.samples;
     for (int64_t i = 0; i < n; ++i) {
       logits_.insert(logits_.end(), session_.logits.begin(), session_.logits.end());
@@ -93,54 +67,38 @@ class Run {
 
   State& state() { return options_.samples == 1 ? session_.state : batch_; }
 
-  void draw(int64_t position) {
-    Device& device = model_.network().device();
+  void draw() {
     tokens_.clear();
     for (size_t row = 0; row < active_.size(); ++row) {
-      Sample& sample = *active_[row];
-      const float* logits = logits_.data() + static_cast<int64_t>(row) * vocab_;
-      const int32_t id =
-          sample_token(device, logits, draw_vocab_, options_.sampling, sample.index, position);
+      Answer& answer = *active_[row];
+      std::string text;
+      const int64_t vocab = model_.config().vocab_size;
+      const int32_t id = answer.draw(logits_.data() + static_cast<int64_t>(row) * vocab, &text);
       tokens_.push_back(id);
-      take(sample, id);
+      if (id >= 0 && options_.on_token) options_.on_token(answer.sample(), id, text);
     }
-  }
-
-  // Adds a token to its sample and tells the caller what became certain by it.
-  void take(Sample& sample, int32_t id) {
-    sample.out.ids.push_back(id);
-    if (options_.samples == 1) session_.token_hash = extend_hash(session_.token_hash, id);
-    std::string text;
-    if (id == model_.config().eos_token_id && !options_.ignore_eos) {
-      sample.finish(FinishReason::kEos);
-    } else if (tokenizer_ != nullptr) {
-      text = sample.characters.push(sample.stops.push(tokenizer_->token_bytes(id)));
-      if (sample.stops.stopped()) sample.finish(FinishReason::kStop);
-    }
-    sample.out.text += text;
-    if (options_.on_token) options_.on_token(sample.index, id, text);
   }
 
   // Takes the drawn tokens into the states; rows that have ended leave the batch first.
-  void advance(bool last) {
+  void advance() {
     if (options_.keep_session) {  // one sample: its last token counts too
       model_.step(tokens_.data(), session_.state, logits_.data());
+      expect_finite(logits_.data(), model_.config().vocab_size, "generate");
       session_.logits = logits_;
-      if (active_[0]->done) active_.clear();
+      if (active_[0]->done()) active_.clear();
       return;
     }
     compact();
-    if (last || active_.empty()) return;
-    model_.step(tokens_.data(), state(), logits_.data());
+    if (!active_.empty()) model_.step(tokens_.data(), state(), logits_.data());
   }
 
   void compact() {
     std::vector<int64_t> rows;
     for (size_t row = 0; row < active_.size(); ++row) {
-      if (!active_[row]->done) rows.push_back(static_cast<int64_t>(row));
+      if (!active_[row]->done()) rows.push_back(static_cast<int64_t>(row));
     }
     if (rows.size() == active_.size()) return;
-    std::vector<Sample*> active;
+    std::vector<Answer*> active;
     std::vector<int32_t> tokens;
     State batch;
     if (options_.samples > 1) batch = model_.new_state(static_cast<int64_t>(rows.size()));
@@ -154,50 +112,29 @@ class Run {
     batch_ = std::move(batch);
   }
 
-  void finish_active(FinishReason reason) {
-    for (Sample* sample : active_) {
-      if (!sample->done) sample->finish(reason);
-    }
-    active_.clear();
-  }
-
-  // What was held back is text now that nothing follows. Only a kept session that stands right
-  // behind an unfinished character can still complete it.
-  void end_text(Sample& sample) {
-    std::string text = sample.characters.push(sample.stops.finish());
-    const FinishReason reason = sample.out.finish_reason;
-    const bool open = reason == FinishReason::kLength || reason == FinishReason::kInterrupted;
-    if (options_.samples == 1) session_.pending = open ? sample.characters.held() : "";
-    if (!options_.keep_session || !open) text += sample.characters.finish();
-    sample.out.text += text;
-    if (!text.empty() && options_.on_token) options_.on_token(sample.index, -1, text);
+  void end_text(Answer& answer) {
+    const std::string text =
+        answer.end_text(options_.keep_session, options_.samples == 1 ? &session_.pending : nullptr);
+    if (!text.empty() && options_.on_token) options_.on_token(answer.sample(), -1, text);
   }
 
   Model& model_;
-  const Tokenizer* tokenizer_;
   Session& session_;
   const GenerateOptions& options_;
-  int64_t vocab_ = 0, draw_vocab_ = 0;
-  std::vector<Sample> samples_;
-  std::vector<Sample*> active_;  // the rows of the batch
+  std::vector<Answer> answers_;
+  std::vector<Answer*> active_;  // the rows of the batch
   State batch_;                  // with several samples
   std::vector<float> logits_;    // (rows, vocab_size)
   std::vector<int32_t> tokens_;  // (rows) drawn last
 };
 
-void validate(const GenerateOptions& o, const Tokenizer* tokenizer) {
-  validate(o.sampling);
+void check_options(const GenerateOptions& o, const Config& config, const Tokenizer* tokenizer) {
+  check_task({o.sampling, o.stop, o.max_tokens, o.ignore_eos}, config, tokenizer);
   const auto expect = [](bool ok, const char* what, int64_t got) {
     if (!ok) fail(ErrorCode::kInvalidArgument, "[generate] expected {}, got {}", what, got);
   };
-  expect(o.max_tokens >= 0, "max_tokens of at least 0", o.max_tokens);
   expect(o.samples >= 1, "samples of at least 1", o.samples);
   expect(!o.keep_session || o.samples == 1, "one sample where the session is kept", o.samples);
-  if (!o.stop.empty() && tokenizer == nullptr) {
-    fail(ErrorCode::kInvalidArgument,
-         "[generate] expected a tokenizer with stop strings, got a model without one; leave them "
-         "out");
-  }
 }
 
 }  // namespace
@@ -212,6 +149,8 @@ const char* finish_reason_name(FinishReason reason) noexcept {
       return "eos";
     case FinishReason::kInterrupted:
       return "interrupted";
+    case FinishReason::kExhausted:
+      return "exhausted";
   }
   return "unknown";
 }
@@ -242,11 +181,10 @@ bool Generator::prefill(Session& session, const std::vector<int32_t>& ids,
     if (interrupted && interrupted()) return false;
     const int64_t length = std::min(kPrefillChunk, count - at);
     model_->forward(ids.data() + at, length, session.state, Logits::kLast, session.logits.data());
-    session.tokens += length;
-    for (int64_t i = at; i < at + length; ++i) {
+    expect_finite(session.logits.data(), vocab, "generate");
+    add_tokens(session, ids.data() + at, length);
+    for (int64_t i = at; i < at + length && tokenizer_ != nullptr; ++i) {
       const int32_t id = ids[static_cast<size_t>(i)];
-      session.token_hash = extend_hash(session.token_hash, id);
-      if (tokenizer_ == nullptr) continue;
       // A row that pads the vocabulary has no text: it ends a character like any other byte.
       if (id < tokenizer_->vocab_size()) {
         characters.push(tokenizer_->token_bytes(id));
@@ -260,12 +198,8 @@ bool Generator::prefill(Session& session, const std::vector<int32_t>& ids,
 }
 
 std::vector<Generation> Generator::generate(Session& session, const GenerateOptions& options) {
-  validate(options, tokenizer_);
-  if (session.tokens == 0) {
-    fail(ErrorCode::kInvalidArgument,
-         "[generate] expected a session with at least one token, got an empty one; prefill it "
-         "first");
-  }
+  check_options(options, model_->config(), tokenizer_);
+  check_session(session, options.sampling);
   session.seed = options.sampling.seed;
   return Run(*model_, tokenizer_, session, options).run();
 }

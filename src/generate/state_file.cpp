@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sessions as safetensors files: one tensor for each tensor of the state, the last logits, and in
 // the metadata what ties them to a model and a list of tokens.
+#include "generate/state_file.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +10,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
@@ -18,9 +21,12 @@ namespace mamba {
 namespace {
 
 constexpr const char* kFormat = "mamba-cpp-state";
-constexpr const char* kVersion = "1";
+constexpr const char* kVersion = "2";
+constexpr const char* kVersionWithoutHistory = "1";  // read, as a session that has kept no token
 constexpr const char* kLogits = "last_logits";
 constexpr const char* kPending = "pending_text";
+constexpr const char* kHistory = "history";
+constexpr const char* kHistoryLimit = "history_limit";
 
 const std::string& get(const SafetensorsFile& file, const std::string& key) {
   const auto it = file.metadata().find(key);
@@ -39,16 +45,16 @@ void expect_equal(const SafetensorsFile& file, const std::string& key, const std
 }
 
 template <class T>
-T get_number(const SafetensorsFile& file, const std::string& key, int base, T high) {
+T get_number(const SafetensorsFile& file, const std::string& key, int base, T low, T high) {
   const std::string& text = get(file, key);
   T value{};
   const char* end = text.data() + text.size();
   const auto [at, error] = std::from_chars(text.data(), end, value, base);
-  if (error == std::errc() && at == end && value >= T{0} && value <= high) return value;
+  if (error == std::errc() && at == end && value >= low && value <= high) return value;
   fail(ErrorCode::kBadFile,
-       "[state] expected a number in 0..{} as metadata '{}', got '{}' ({}); "
+       "[state] expected a number in {}..{} as metadata '{}', got '{}' ({}); "
        "the file is damaged, write it again",
-       high, key, printable(text), file.where());
+       low, high, key, printable(text), file.where());
 }
 
 // Reads an f32 tensor of this shape; a value that is not finite is damage.
@@ -93,9 +99,41 @@ std::string read_pending(const SafetensorsFile& file) {
        kPending, printable(hex), file.where());
 }
 
+// The last tokens, oldest first; at most as many as the session has taken and its limit allows.
+void read_history(const SafetensorsFile& file, int64_t vocab, Session* session) {
+  session->history_limit =
+      get_number<int64_t>(file, kHistoryLimit, 10, -1, std::numeric_limits<int64_t>::max() / 2);
+  const TensorInfo* tensor = file.find(kHistory);
+  if (tensor == nullptr) return;
+  const int64_t limit = session->history_limit;
+  const int64_t most = limit < 0 ? session->tokens : std::min(limit, session->tokens);
+  if (tensor->dtype != DType::kI32 || tensor->shape.size() != 1 || tensor->count() > most) {
+    fail(ErrorCode::kBadFile,
+         "[state] expected '{}' as at most {} ids in i32, got {} in {} ({}); write it again",
+         kHistory, most, shape_text(tensor->shape), dtype_name(tensor->dtype), file.where());
+  }
+  for (const int64_t id : read_to_i64(*tensor)) {
+    if (id < 0 || id >= vocab) {
+      fail(ErrorCode::kBadFile,
+           "[state] expected ids in 0..{} in '{}', got {} ({}); write it again", vocab - 1,
+           kHistory, id, file.where());
+    }
+    session->history.push_back(static_cast<int32_t>(id));
+  }
+}
+
+// What a file without history has: penalties refuse it by its missing tokens.
+bool has_history(const SafetensorsFile& file) {
+  return get(file, "version") != kVersionWithoutHistory;
+}
+
 }  // namespace
 
 void save_session(const std::string& path, const Session& session, const Model& model) {
+  write_file_atomic(path, session_bytes(session, model));
+}
+
+std::string session_bytes(const Session& session, const Model& model) {
   if (session.tokens == 0 || session.state.batch() != 1 || session.state.element_size() != 4) {
     fail(ErrorCode::kInvalidArgument,
          "[state] expected a session of one sequence in f32 with at least one token, got {} tokens "
@@ -109,6 +147,10 @@ void save_session(const std::string& path, const Session& session, const Model& 
   }
   tensors.push_back(
       {kLogits, DType::kF32, {static_cast<int64_t>(session.logits.size())}, session.logits.data()});
+  if (!session.history.empty()) {
+    const int64_t count = static_cast<int64_t>(session.history.size());
+    tensors.push_back({kHistory, DType::kI32, {count}, session.history.data()});
+  }
   TensorMetadata metadata = {
       {"format", kFormat},
       {"version", kVersion},
@@ -117,30 +159,39 @@ void save_session(const std::string& path, const Session& session, const Model& 
       {"tokens", fmt::format("{}", session.tokens)},
       {"token_hash", fmt::format("{:016x}", session.token_hash)},
       {"seed", fmt::format("{}", session.seed)},
+      {kHistoryLimit, fmt::format("{}", session.history_limit)},
   };
   if (!session.pending.empty()) metadata[kPending] = to_hex(session.pending);
-  write_safetensors(path, tensors, metadata);
+  return safetensors_bytes(tensors, metadata);
 }
 
 Session load_session(const std::string& path, const Model& model) {
-  const SafetensorsFile file(path);
+  return read_session(SafetensorsFile(path), model);
+}
+
+Session read_session(const SafetensorsFile& file, const Model& model) {
   expect_equal(file, "format", kFormat, "use a file written by --state-out");
-  expect_equal(file, "version", kVersion, "write it again with this version");
+  if (has_history(file)) {
+    expect_equal(file, "version", kVersion, "write it again with this version");
+  }
   expect_equal(file, "dtype", dtype_name(model.dtype()), "use the same --dtype as then");
   expect_equal(file, "model_fingerprint", model.fingerprint(),
                "use the model that the state was made with");
   Session session;
-  session.tokens = get_number<int64_t>(file, "tokens", 10, std::numeric_limits<int64_t>::max() / 2);
+  session.tokens =
+      get_number<int64_t>(file, "tokens", 10, 0, std::numeric_limits<int64_t>::max() / 2);
   constexpr uint64_t kAny = std::numeric_limits<uint64_t>::max();
-  session.token_hash = get_number<uint64_t>(file, "token_hash", 16, kAny);
-  session.seed = get_number<uint64_t>(file, "seed", 10, kAny);
+  session.token_hash = get_number<uint64_t>(file, "token_hash", 16, 0, kAny);
+  session.seed = get_number<uint64_t>(file, "seed", 10, 0, kAny);
   session.pending = read_pending(file);
+  if (has_history(file)) read_history(file, model.config().vocab_size, &session);
   session.state = model.new_state(1);
   MAMBA_CHECK(session.state.element_size() == 4);
-  const size_t expected = session.state.tensors().size() + 1;
+  const size_t expected =
+      session.state.tensors().size() + 1 + (file.find(kHistory) != nullptr && has_history(file));
   if (file.tensors().size() != expected) {
     fail(ErrorCode::kBadFile, "[state] expected {} tensors, got {} ({}); write it again", expected,
-         file.tensors().size(), path);
+         file.tensors().size(), file.where());
   }
   float* values = static_cast<float*>(session.state.sequence(0));
   for (const StateTensor& t : session.state.tensors()) {

@@ -25,6 +25,18 @@ GenerateOptions sampled(int64_t max_tokens, bool keep) {
   return options;
 }
 
+// Everything that looks back, further than the sessions below are long.
+GenerateOptions looking_back(int64_t max_tokens, bool keep) {
+  GenerateOptions options = sampled(max_tokens, keep);
+  options.sampling.repeat_penalty = 1.4;
+  options.sampling.presence_penalty = 0.2;
+  options.sampling.frequency_penalty = 0.3;
+  options.sampling.repeat_last_n = 30;
+  options.sampling.no_repeat_ngram = 2;
+  options.sampling.top_k = 20;
+  return options;
+}
+
 class EveryMixer : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(StateFile, EveryMixer, testing::Values("mamba1", "mamba2"));
 
@@ -49,6 +61,57 @@ TEST_P(EveryMixer, SavedSessionGoesOnExactlyWhereItStopped) {
   const std::vector<int32_t> rest = later.generate(loaded, sampled(35, false))[0].ids;
   parts.insert(parts.end(), rest.begin(), rest.end());
   EXPECT_EQ(parts, whole);
+}
+
+TEST_P(EveryMixer, SavedSessionGoesOnWithPenaltiesWhereItStopped) {
+  const test::ScratchFolder folder;
+  Model model = byte_model(GetParam());
+  Generator generator(model);
+  const auto begin = [&] {
+    Session session = generator.start();
+    keep_history_for(session, looking_back(0, false).sampling);
+    generator.prefill(session, prompt_ids(20));
+    return session;
+  };
+  Session session = begin();
+  const std::vector<int32_t> whole = generator.generate(session, looking_back(90, false))[0].ids;
+  const std::vector<int32_t> other =
+      generator.generate(session = begin(), sampled(90, false))[0].ids;
+  EXPECT_NE(whole, other);  // the penalties act
+  session = begin();
+  std::vector<int32_t> parts;
+  for (const int64_t count : {1, 2, 40, 47}) {
+    const std::vector<int32_t> more = generator.generate(session, looking_back(count, true))[0].ids;
+    parts.insert(parts.end(), more.begin(), more.end());
+    save_session(folder / "state", session, model);
+    session = load_session(folder / "state", model);
+    EXPECT_EQ(session.history_limit, -1);
+    EXPECT_EQ(static_cast<int64_t>(session.history.size()), session.tokens);
+  }
+  EXPECT_EQ(parts, whole);
+}
+
+TEST(StateFile, OfTheVersionWithoutHistoryIsReadAndCannotLookBack) {
+  const test::ScratchFolder folder;
+  Model model = byte_model("mamba1");
+  Generator generator(model);
+  Session session = prefilled(generator, prompt_ids(20));
+  session.history.clear();
+  save_session(folder / "new", session, model);
+  const SafetensorsFile file(folder / "new");
+  TensorMetadata metadata = file.metadata();
+  metadata["version"] = "1";
+  metadata.erase("history_limit");
+  std::vector<TensorData> tensors;
+  for (const TensorInfo& t : file.tensors()) tensors.push_back({t.name, t.dtype, t.shape, t.data});
+  write_safetensors(folder / "old", tensors, metadata);
+  Session old = load_session(folder / "old", model);
+  EXPECT_TRUE(old.history.empty());
+  EXPECT_EQ(generator.generate(old, sampled(20, false))[0].ids,
+            generator.generate(session, sampled(20, false))[0].ids);
+  old = load_session(folder / "old", model);
+  EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument, {"last 20 tokens", "0 of 20"},
+                         [&] { generator.generate(old, looking_back(5, false)); }));
 }
 
 TEST_P(EveryMixer, IsRefusedByAnotherModelOrDtype) {
@@ -79,6 +142,11 @@ class Damaged : public testing::Test {
     metadata_ = file.metadata();
     for (const TensorInfo& t : file.tensors()) {
       std::vector<float>& values = values_.emplace_back(static_cast<size_t>(t.count()));
+      if (t.dtype == DType::kI32) {
+        for (const int64_t id : read_to_i64(t)) history_.push_back(static_cast<int32_t>(id));
+        tensors_.push_back({t.name, t.dtype, t.shape, history_.data()});
+        continue;
+      }
       read_to_f32(t, values.data());
       tensors_.push_back({t.name, t.dtype, t.shape, values.data()});
     }
@@ -93,6 +161,7 @@ class Damaged : public testing::Test {
   TensorMetadata metadata_;
   std::vector<TensorData> tensors_;
   std::vector<std::vector<float>> values_;
+  std::vector<int32_t> history_;
 };
 
 TEST_F(Damaged, OtherFormat) {
@@ -101,7 +170,7 @@ TEST_F(Damaged, OtherFormat) {
 }
 TEST_F(Damaged, OtherVersion) {
   metadata_["version"] = "99";
-  EXPECT_TRUE(is_refused({"version", "'1'", "'99'"}));
+  EXPECT_TRUE(is_refused({"version", "'2'", "'99'"}));
 }
 TEST_F(Damaged, MissingMetadata) {
   metadata_.erase("tokens");
@@ -121,7 +190,30 @@ TEST_F(Damaged, PendingTextThatIsNoStartOfACharacter) {
 }
 TEST_F(Damaged, MissingTensor) {
   tensors_.pop_back();
+  ASSERT_NE(tensors_.back().name, "history");  // sorted by name, so it stands first
   EXPECT_TRUE(is_refused({"tensors"}));
+}
+TEST_F(Damaged, HistoryThatCannotBe) {
+  history_[1] = 256;
+  EXPECT_TRUE(is_refused({"0..255", "'history'", "256"}));
+  history_[1] = -1;
+  EXPECT_TRUE(is_refused({"0..255", "'history'", "-1"}));
+  history_[1] = 1;
+  metadata_["history_limit"] = "2";
+  EXPECT_TRUE(is_refused({"'history'", "at most 2 ids", "[3]"}));
+  metadata_["history_limit"] = "-2";
+  EXPECT_TRUE(is_refused({"'history_limit'", "-2"}));
+  metadata_["history_limit"] = "9";
+  metadata_["tokens"] = "2";
+  EXPECT_TRUE(is_refused({"'history'", "at most 2 ids"}));
+  metadata_.erase("history_limit");
+  EXPECT_TRUE(is_refused({"'history_limit'", "none"}));
+}
+TEST_F(Damaged, HistoryOfAnotherType) {
+  for (TensorData& t : tensors_) {
+    if (t.name == "history") t.dtype = DType::kF32;
+  }
+  EXPECT_TRUE(is_refused({"'history'", "i32", "f32"}));
 }
 TEST_F(Damaged, OtherShape) {
   for (TensorData& t : tensors_) {

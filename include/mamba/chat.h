@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Conversations: chat templates, and a session whose context is a state that is never read again.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "mamba/generate.h"
+#include "mamba/model.h"
+#include "mamba/tokenizer.h"
+
+namespace mamba {
+
+struct ChatMessage {
+  std::string role;  // "system", "user", "assistant"
+  std::string content;
+};
+
+// How a model wants a conversation written. A value; copies share what was parsed.
+class ChatTemplate {
+ public:
+  // "chatml", "falcon-mamba", "mistral", "plain", "zephyr".
+  static std::vector<std::string> names();
+  // Jinja text; `name` is for messages. Throws bad_file or unsupported with the line.
+  static ChatTemplate parse(const std::string& jinja, const std::string& name,
+                            const std::string& bos_token = "", const std::string& eos_token = "");
+  // For a model folder: its own template (chat_template.jinja, or chat_template in
+  // tokenizer_config.json) where `choice` is empty, "plain" if it has none; else the one of that
+  // name, built in or among the folder's; else `choice` itself where it is Jinja text. BOS and EOS
+  // are those of tokenizer_config.json. Throws invalid_argument for an unknown name.
+  static ChatTemplate load(const std::string& folder, const std::string& choice = "");
+
+  const std::string& name() const;
+  // The text of a conversation. `now` is what strftime_now tells, in seconds since 1970.
+  // Throws invalid_argument where the template refuses the conversation.
+  std::string render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                     int64_t now = 0) const;
+  // The texts that end an answer: what the template writes behind one, and the EOS token.
+  const std::vector<std::string>& stops() const;
+
+  struct Parsed;
+  const Parsed& parsed() const { return *parsed_; }
+
+ private:
+  explicit ChatTemplate(std::shared_ptr<const Parsed> parsed) : parsed_(std::move(parsed)) {}
+  std::shared_ptr<const Parsed> parsed_;
+};
+
+struct ChatSettings {
+  std::string system;                         // the system prompt; empty: none
+  int64_t now = 0;                            // of strftime_now, the same for the whole session
+  int64_t max_undo_bytes = int64_t{1} << 30;  // states kept for undo() and regenerate()
+};
+
+struct ChatOptions {
+  SamplingOptions sampling;
+  int64_t max_tokens = 512;
+  std::vector<std::string> stop;  // beside the template's own
+  bool ignore_eos = false;
+  std::function<bool()> interrupted;              // as in GenerateOptions
+  std::function<void(std::string_view)> on_text;  // the answer as it comes, in whole characters
+};
+
+struct ChatAnswer {
+  std::string text;
+  FinishReason finish_reason = FinishReason::kLength;
+  bool dropped = false;       // interrupted before its first token: the turn does not count
+  int64_t prompt_tokens = 0;  // read for this turn
+  // Tokens that the state held but the template now writes otherwise: read again with the prompt.
+  int64_t reread_tokens = 0;
+  int64_t generated_tokens = 0;
+  double prompt_seconds = 0, generate_seconds = 0;
+};
+
+// One conversation. Each turn reads only the tokens that it adds; states of earlier points are kept
+// for undo and regenerate. Text of messages never becomes a special token, whatever it says.
+// Borrows model and tokenizer.
+class ChatSession {
+ public:
+  ChatSession(Model& model, const Tokenizer& tokenizer, ChatTemplate chat_template,
+              ChatSettings settings = {});
+
+  // Adds a message of the user and answers it. Bytes that are no UTF-8 become U+FFFD.
+  ChatAnswer send(const std::string& text, const ChatOptions& options);
+  // Drops the last answer and draws another: with the seed plus the number of attempts before.
+  // Throws invalid_argument if there is none.
+  ChatAnswer regenerate(const ChatOptions& options);
+  // Forgets the last message of the user and its answer; false if there is none.
+  bool undo();
+  // Forgets all but the system prompt.
+  void reset();
+  // Another system prompt ("": none) for the same messages, which the next turn reads again.
+  void set_system(const std::string& text);
+
+  std::vector<ChatMessage> messages() const;
+  int64_t turns() const;  // messages of the user
+  int64_t context_tokens() const { return now_.session.tokens; }
+  int64_t state_bytes() const { return now_.session.state.bytes_per_sequence(); }
+  int64_t kept_bytes() const;                          // of all states kept for undo and regenerate
+  uint64_t seed() const { return now_.session.seed; }  // of the last answer
+  const ChatTemplate& chat_template() const { return template_; }
+
+  // Messages, state, and the states that undo and regenerate need for the last turn: one
+  // safetensors file, written atomically, tied to the model by its fingerprint and dtype.
+  void save(const std::string& path) const;
+  // Replaces the conversation by a saved one. Throws bad_file, and then changes nothing.
+  void load(const std::string& path);
+
+ private:
+  struct Message {
+    std::string role, content;
+    std::string raw;  // the bytes of an answer, where they are no UTF-8; else empty
+  };
+  struct Checkpoint {
+    std::shared_ptr<const Session> session;
+    size_t length;  // bytes of context_ that it has read
+  };
+  struct Rendered;
+  // Everything that a turn changes: what an interrupted or failed one goes back to.
+  struct Conversation {
+    std::vector<Message> messages;
+    Session session;
+    std::string context;                  // the text that session has read and written
+    std::vector<Checkpoint> checkpoints;  // in order of length, each a start of context
+    uint64_t attempts = 0;  // answers drawn for the last message before the present one
+  };
+
+  Rendered render(bool add_generation_prompt) const;
+  // Runs one turn on the conversation as it stands; goes back to `before` if it does not count.
+  ChatAnswer turn(const Conversation& before, const ChatOptions& options);
+  ChatAnswer answer(const ChatOptions& options);
+  void start_over();
+  void keep();
+  void restore(size_t checkpoint);
+  bool read(const Rendered& target, const ChatOptions& options, ChatAnswer* answer);
+  void settle(const std::string& bytes, const std::string& text);
+  bool cuts_cleanly(const Rendered& target, size_t at) const;
+  std::vector<int32_t> encode(const Rendered& target, size_t begin, size_t end) const;
+
+  Model* model_;
+  const Tokenizer* tokenizer_;
+  Generator generator_;
+  ChatTemplate template_;
+  ChatSettings settings_;
+  std::vector<std::pair<std::string, int32_t>> specials_;  // longest first
+  Conversation now_;
+};
+
+}  // namespace mamba

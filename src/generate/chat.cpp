@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+// Turns of a conversation: what the template adds to the text is read, the rest is in the state.
+#include "mamba/chat.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/check.h"
+#include "generate/chat_template.h"
+#include "generate/text_stream.h"
+
+namespace mamba {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::string valid_utf8(const std::string& bytes) {
+  TextStream stream;
+  std::string text = stream.push(bytes);
+  return text + stream.finish();
+}
+
+// The bytes of an answer up to what ended it: those that stand for `text`, which has U+FFFD where
+// they are no UTF-8.
+std::string bytes_of_text(const std::string& bytes, const std::string& text) {
+  if (bytes.compare(0, text.size(), text) == 0) return text;
+  TextStream stream;
+  std::string so_far;
+  size_t end = 0;
+  for (size_t i = 0; i < bytes.size() && so_far.size() <= text.size(); ++i) {
+    so_far += stream.push(std::string_view(bytes).substr(i, 1));
+    std::string ended = so_far;
+    if (!stream.held().empty()) ended += TextStream(stream.held()).finish();
+    if (so_far == text || ended == text) end = i + 1;
+  }
+  return bytes.substr(0, end);
+}
+
+size_t common_start(std::string_view a, std::string_view b) {
+  const size_t size = std::min(a.size(), b.size());
+  return static_cast<size_t>(
+      std::mismatch(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(size), b.begin()).first -
+      a.begin());
+}
+
+std::string stripped(const std::string& text, unsigned sides) {
+  return jinja::strip(jinja::Text(text, false), nullptr, static_cast<jinja::Sides>(sides)).bytes();
+}
+
+}  // namespace
+
+// The text of the messages, with the special tokens that the template itself wrote.
+struct ChatSession::Rendered {
+  struct Special {
+    size_t begin, end;
+    int32_t id;
+  };
+  std::string text;
+  std::vector<Special> specials;
+};
+
+ChatSession::ChatSession(Model& model, const Tokenizer& tokenizer, ChatTemplate chat_template,
+                         ChatSettings settings)
+    : model_(&model),
+      tokenizer_(&tokenizer),
+      generator_(model, &tokenizer),
+      template_(std::move(chat_template)),
+      settings_(std::move(settings)) {
+  for (int64_t i = 0; i < tokenizer.vocab_size(); ++i) {
+    const auto id = static_cast<int32_t>(i);
+    if (tokenizer.is_special(id)) specials_.emplace_back(tokenizer.token_bytes(id), id);
+  }
+  std::sort(specials_.begin(), specials_.end(), [](const auto& a, const auto& b) {
+    return a.first.size() != b.first.size() ? a.first.size() > b.first.size() : a < b;
+  });
+  if (!settings_.system.empty())
+    now_.messages.push_back({"system", valid_utf8(settings_.system), ""});
+  reset();
+}
+
+void ChatSession::reset() {
+  const bool system = !now_.messages.empty() && now_.messages[0].role == "system";
+  now_.messages.resize(system ? 1 : 0);
+  now_.attempts = 0;
+  start_over();
+}
+
+// The next turn reads everything.
+void ChatSession::start_over() {
+  now_.session = generator_.start();
+  now_.context.clear();
+  now_.checkpoints.clear();
+}
+
+void ChatSession::set_system(const std::string& text) {
+  if (!now_.messages.empty() && now_.messages[0].role == "system")
+    now_.messages.erase(now_.messages.begin());
+  if (!text.empty()) now_.messages.insert(now_.messages.begin(), {"system", valid_utf8(text), ""});
+  start_over();
+}
+
+std::vector<ChatMessage> ChatSession::messages() const {
+  std::vector<ChatMessage> messages;
+  for (const Message& m : now_.messages) messages.push_back({m.role, m.content});
+  return messages;
+}
+
+int64_t ChatSession::turns() const {
+  return std::count_if(now_.messages.begin(), now_.messages.end(),
+                       [](const Message& m) { return m.role == "user"; });
+}
+
+int64_t ChatSession::kept_bytes() const {
+  int64_t bytes = 0;
+  for (const Checkpoint& c : now_.checkpoints) bytes += c.session->state.bytes_per_sequence();
+  return bytes;
+}
+
+ChatSession::Rendered ChatSession::render(bool add_generation_prompt) const {
+  std::vector<ChatMessage> messages;
+  for (const Message& m : now_.messages)
+    messages.push_back({m.role, m.raw.empty() ? m.content : m.raw});
+  const jinja::Text text =
+      template_.parsed().render(messages, add_generation_prompt, settings_.now);
+  Rendered out{text.bytes(), {}};
+  for (size_t at = 0; at < text.size();) {
+    size_t next = at + 1;
+    for (const auto& [name, id] : specials_) {
+      if (name.empty() || out.text.compare(at, name.size(), name) != 0) continue;
+      bool own = true;
+      for (size_t i = at; i < at + name.size(); ++i) own = own && text.from_template(i);
+      if (!own) continue;
+      next = at + name.size();
+      out.specials.push_back({at, next, id});
+      break;
+    }
+    at = next;
+  }
+  return out;
+}
+
+// The ids of a part of the text. Special tokens are those of the template alone; all else, also
+// where it reads like one, is ordinary text.
+std::vector<int32_t> ChatSession::encode(const Rendered& target, size_t begin, size_t end) const {
+  std::vector<int32_t> ids;
+  const auto ordinary = [&](size_t to) {
+    if (to <= begin) return;
+    EncodeOptions options;
+    options.parse_special = false;
+    const auto part =
+        tokenizer_->encode_with(std::string_view(target.text).substr(begin, to - begin), options);
+    ids.insert(ids.end(), part.begin(), part.end());
+  };
+  for (const Rendered::Special& special : target.specials) {
+    if (special.begin < begin || special.end > end) continue;
+    ordinary(special.begin);
+    ids.push_back(special.id);
+    begin = special.end;
+  }
+  ordinary(end);
+  return ids;
+}
+
+// Whether the ids of the text are those of its part before `at` and then those of the rest.
+bool ChatSession::cuts_cleanly(const Rendered& target, size_t at) const {
+  size_t begin = 0, end = target.text.size();
+  for (const Rendered::Special& special : target.specials) {
+    if (special.begin < at && at < special.end) return false;
+    if (special.end <= at) begin = special.end;
+    if (special.begin >= at) end = std::min(end, special.begin);
+  }
+  if (at == begin || at == end) return true;
+  std::vector<int32_t> parts = encode(target, begin, at);
+  const std::vector<int32_t> rest = encode(target, at, end);
+  parts.insert(parts.end(), rest.begin(), rest.end());
+  return parts == encode(target, begin, end);
+}
+
+// Remembers where the session stands, within the budget.
+void ChatSession::keep() {
+  if (!now_.checkpoints.empty() && now_.checkpoints.back().length == now_.context.size()) return;
+  now_.checkpoints.push_back({std::make_shared<const Session>(now_.session), now_.context.size()});
+  while (kept_bytes() > settings_.max_undo_bytes && now_.checkpoints.size() > 1) {
+    now_.checkpoints.erase(now_.checkpoints.begin());
+  }
+}
+
+void ChatSession::restore(size_t checkpoint) {
+  now_.session = *now_.checkpoints[checkpoint].session;
+  now_.context.resize(now_.checkpoints[checkpoint].length);
+  now_.checkpoints.resize(checkpoint + 1);
+}
+
+// Brings the session to the end of `target` from the last point that is a start of it. False when
+// interrupted; the session is then of no use.
+bool ChatSession::read(const Rendered& target, const ChatOptions& options, ChatAnswer* answer) {
+  const size_t known = now_.context.size();
+  const int64_t tokens = now_.session.tokens;
+  const size_t common = common_start(now_.context, target.text);
+  if (common < known || !cuts_cleanly(target, known)) {
+    size_t best = now_.checkpoints.size();
+    while (best > 0 && (now_.checkpoints[best - 1].length > common ||
+                        !cuts_cleanly(target, now_.checkpoints[best - 1].length))) {
+      --best;
+    }
+    if (best > 0) {
+      restore(best - 1);
+    } else {
+      start_over();
+    }
+    answer->reread_tokens = tokens - now_.session.tokens;
+  }
+  const std::vector<int32_t> ids = encode(target, now_.context.size(), target.text.size());
+  answer->prompt_tokens = static_cast<int64_t>(ids.size());
+  keep_history_for(now_.session, options.sampling);
+  const bool whole = generator_.prefill(now_.session, ids, options.interrupted);
+  now_.context = target.text;
+  return whole;
+}
+
+ChatAnswer ChatSession::turn(const Conversation& before, const ChatOptions& options) {
+  try {
+    ChatAnswer result = answer(options);
+    if (result.dropped) now_ = before;
+    return result;
+  } catch (...) {
+    now_ = before;
+    throw;
+  }
+}
+
+ChatAnswer ChatSession::send(const std::string& text, const ChatOptions& options) {
+  const Conversation before = now_;
+  now_.attempts = 0;
+  now_.messages.push_back({"user", valid_utf8(text), ""});
+  if (now_.session.tokens > 0) keep();
+  return turn(before, options);
+}
+
+// Reads up to the answer and writes it; with `dropped` nothing was added to the messages.
+ChatAnswer ChatSession::answer(const ChatOptions& options) {
+  ChatAnswer result;
+  const Rendered target = render(true);
+  Clock::time_point start = Clock::now();
+  const bool whole = read(target, options, &result);
+  result.prompt_seconds = seconds_since(start);
+  result.finish_reason = FinishReason::kInterrupted;
+  result.dropped = true;
+  if (!whole) return result;
+  if (now_.session.tokens == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "[chat template] expected text for a message, got none; use another template");
+  }
+  keep();
+  GenerateOptions generate;
+  generate.sampling = options.sampling;
+  generate.sampling.seed += now_.attempts;
+  generate.max_tokens = options.max_tokens;
+  generate.stop = options.stop;
+  generate.stop.insert(generate.stop.end(), template_.stops().begin(), template_.stops().end());
+  generate.ignore_eos = options.ignore_eos;
+  generate.keep_session = true;
+  generate.interrupted = options.interrupted;
+  generate.on_token = [&](int64_t, int32_t, std::string_view piece) {
+    if (options.on_text && !piece.empty()) options.on_text(piece);
+  };
+  now_.session.pending.clear();
+  start = Clock::now();
+  const Generation generation = generator_.generate(now_.session, generate)[0];
+  result.generate_seconds = seconds_since(start);
+  result.generated_tokens = static_cast<int64_t>(generation.ids.size());
+  result.finish_reason = generation.finish_reason;
+  result.text = generation.text;
+  if (generation.ids.empty() && generation.finish_reason == FinishReason::kInterrupted)
+    return result;
+  result.dropped = false;
+  std::string bytes;
+  for (const int32_t id : generation.ids) bytes += tokenizer_->token_bytes(id);
+  settle(bytes, valid_utf8(generation.text));
+  return result;
+}
+
+// Adds the answer to the messages, so that the template writes it again as the state has it: the
+// bytes that came, up to what ended them, without the spaces that the template adds by itself.
+void ChatSession::settle(const std::string& bytes, const std::string& text) {
+  now_.context += bytes;
+  const std::string raw = bytes_of_text(bytes, text);
+  now_.messages.push_back({"assistant", text, raw == text ? "" : raw});
+  for (const unsigned sides : {0u, 1u, 2u, 3u}) {
+    const Message message = now_.messages.back();
+    const std::string content = sides == 0 ? raw : stripped(raw, sides);
+    Message& tried = now_.messages.back();
+    tried.content = valid_utf8(content);
+    tried.raw = tried.content == content ? "" : content;
+    const std::string written = render(false).text;
+    if (common_start(written, now_.context) == std::min(written.size(), now_.context.size()))
+      return;
+    tried = message;
+  }
+}
+
+ChatAnswer ChatSession::regenerate(const ChatOptions& options) {
+  if (now_.messages.empty() || now_.messages.back().role != "assistant") {
+    fail(ErrorCode::kInvalidArgument,
+         "[chat] expected an answer to draw again, got a conversation without one; ask something");
+  }
+  const Conversation before = now_;
+  now_.messages.pop_back();
+  ++now_.attempts;
+  if (!now_.checkpoints.empty()) restore(now_.checkpoints.size() - 1);
+  return turn(before, options);
+}
+
+bool ChatSession::undo() {
+  size_t last = now_.messages.size();
+  while (last > 0 && now_.messages[last - 1].role != "user") --last;
+  if (last == 0) return false;
+  now_.messages.resize(last - 1);
+  now_.attempts = 0;
+  // The last state is the one before the answer, the one before it that before the message. Where
+  // it is not kept any more, the next turn reads from an older one.
+  if (now_.checkpoints.size() >= 2 && turns() > 0) {
+    restore(now_.checkpoints.size() - 2);
+  } else {
+    start_over();
+  }
+  return true;
+}
+
+}  // namespace mamba

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is behind mamba::ChatTemplate: the parsed text, and rendering that keeps the origin of
+// bytes.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "formats/jinja.h"
+#include "mamba/chat.h"
+
+namespace mamba {
+
+struct ChatTemplate::Parsed {
+  std::string name, bos_token, eos_token;
+  jinja::Template body;
+  std::vector<std::string> stops;
+
+  jinja::Text render(const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+                     int64_t now) const;
+};
+
+}  // namespace mamba
