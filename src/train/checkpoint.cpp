@@ -9,9 +9,11 @@
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/hash.h"
 #include "base/mapped_file.h"
 #include "formats/safetensors.h"
 #include "model/model_io.h"
+#include "tokenizer/files.h"
 
 namespace mamba {
 namespace {
@@ -23,29 +25,11 @@ constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kFirstMoment = "exp_avg.";
 constexpr const char* kSecondMoment = "exp_avg_sq.";
-constexpr int64_t kFormat = 1;  // of trainer_state.json
+constexpr int64_t kFormat = 2;  // of trainer_state.json
 constexpr int64_t kMaxCount = int64_t{1} << 53;
 
-// 64 bits over a file, to notice damage (not forgery): words mixed by multiply and shift in four
-// lanes.
 std::string file_hash(const MappedFile& file) {
-  constexpr uint64_t kMul = 0x9e3779b97f4a7c15u;
-  uint64_t lanes[4] = {1, 2, 3, 4};
-  const size_t words = file.size() / 8;
-  for (size_t i = 0; i < words; ++i) {
-    uint64_t word;
-    std::memcpy(&word, file.data() + 8 * i, 8);
-    uint64_t& lane = lanes[i % 4];
-    lane = (lane ^ word) * kMul;
-    lane ^= lane >> 32;
-  }
-  uint64_t hash = file.size();
-  for (size_t i = 8 * words; i < file.size(); ++i) hash = (hash ^ file.data()[i]) * kMul;
-  for (const uint64_t lane : lanes) {
-    hash = (hash ^ lane) * kMul;
-    hash ^= hash >> 29;
-  }
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", hash_bytes(file.data(), static_cast<int64_t>(file.size()), 0));
 }
 
 // {"model.safetensors": {"bytes": 123, "hash": "..."}, ...} of all files in a folder.
@@ -117,16 +101,21 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& folder) {
 }
 
 std::string save_checkpoint(const std::string& output_dir, const TrainerState& state,
-                            const Network& network, AdamW& optimizer) {
+                            const Network& network, AdamW& optimizer,
+                            const std::string& tokenizer) {
   const std::string final_path = output_dir + "/" + checkpoint_name(state.step);
   AtomicFolder folder(final_path);
   save_model(network, folder.path(), DType::kF32);
+  copy_tokenizer_files(tokenizer, folder.path());
   std::vector<TensorData> moments;
-  for (const ParamSpec& spec : network.table().specs()) {
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    const ParamSpec& spec = network.table().specs()[i];
+    const int64_t at = network.trained().offsets[i];
+    if (at < 0) continue;
     moments.push_back(
-        {kFirstMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg() + spec.offset});
+        {kFirstMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg() + at});
     moments.push_back(
-        {kSecondMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg_sq() + spec.offset});
+        {kSecondMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg_sq() + at});
   }
   write_safetensors(folder.path() + "/" + kOptimizerFile, moments, {{"format", "mamba-cpp"}});
   const Json json = {{"format", kFormat},        {"step", state.step},
@@ -167,11 +156,12 @@ TrainerState read_checkpoint(const std::string& path) {
 void load_checkpoint(const std::string& path, Network& network, AdamW& optimizer) {
   load_weights(network, path, false);
   const SafetensorsFile moments(path + "/" + kOptimizerFile);
-  for (const ParamSpec& spec : network.table().specs()) {
-    read_to_f32(moments.get(kFirstMoment + spec.name, spec.shape),
-                optimizer.exp_avg() + spec.offset);
-    read_to_f32(moments.get(kSecondMoment + spec.name, spec.shape),
-                optimizer.exp_avg_sq() + spec.offset);
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    const ParamSpec& spec = network.table().specs()[i];
+    const int64_t at = network.trained().offsets[i];
+    if (at < 0) continue;
+    read_to_f32(moments.get(kFirstMoment + spec.name, spec.shape), optimizer.exp_avg() + at);
+    read_to_f32(moments.get(kSecondMoment + spec.name, spec.shape), optimizer.exp_avg_sq() + at);
   }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checkpoints of a run: folders checkpoint-<step> that appear whole or not at all, with the weights
-// in the transformers form, the optimizer's moments, and where the run stands.
+// in the transformers form, the optimizer's moments (of what is trained), and where the run stands.
 #pragma once
 
 #include <cstdint>
@@ -34,10 +34,11 @@ std::string checkpoint_name(int64_t step);
 // The checkpoints in a folder, oldest first; temporary and foreign names are not among them.
 std::vector<CheckpointEntry> list_checkpoints(const std::string& folder);
 
-// Writes output_dir/checkpoint-<step>; when it returns, the checkpoint is durable. Returns its
-// path.
+// Writes output_dir/checkpoint-<step> with the files of `tokenizer` (as load_tokenizer takes it);
+// when it returns, the checkpoint is durable. Returns its path.
 std::string save_checkpoint(const std::string& output_dir, const TrainerState& state,
-                            const Network& network, AdamW& optimizer);
+                            const Network& network, AdamW& optimizer,
+                            const std::string& tokenizer = "bytes");
 
 // Reads the state and checks every file against the size and the hash it was written with. Throws
 // bad_file for a folder that is no checkpoint or is damaged.

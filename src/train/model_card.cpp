@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes the model card.
+// The card of a trained model.
 #include "train/model_card.h"
 
 #include <fmt/format.h>
 
 #include <cmath>
-#include <filesystem>
 
 #include "mamba/version.h"
 
@@ -14,11 +13,8 @@ namespace {
 
 std::string names_of(const std::vector<std::string>& paths) {
   std::string names;
-  for (const std::string& path : paths) {
-    std::filesystem::path p(path);
-    if (p.filename().empty()) p = p.parent_path();  // "books/"
-    names += (names.empty() ? "`" : ", `") + p.filename().string() + "`";
-  }
+  for (const std::string& path : paths)
+    names += (names.empty() ? "`" : ", `") + card_name(path) + "`";
   return names;
 }
 
@@ -32,11 +28,30 @@ std::string schedule_text(const TrainOptions& o) {
                      o.lr_schedule == LrSchedule::kConstant ? 1.0 : o.min_lr_ratio);
 }
 
+std::string data_summary(const TrainOptions& o, const TrainPlan& plan) {
+  std::string text = fmt::format("{} ({} tokens", names_of(o.data), with_commas(plan.data_tokens));
+  int64_t documents = 0, scored = 0;
+  for (const TrainSource& source : plan.sources) {
+    documents += source.documents;
+    scored += source.scored;
+  }
+  text += fmt::format(" in {} document{}", with_commas(documents), documents == 1 ? "" : "s");
+  if (scored < plan.data_tokens) text += fmt::format(", {} with a loss", with_commas(scored));
+  text += ")";
+  if (plan.sources.size() > 1) {
+    text += "; shares";
+    for (const TrainSource& source : plan.sources) text += fmt::format(" {:.4g}", source.weight);
+  }
+  if (o.packing == Packing::kDocuments) {
+    text += fmt::format("; whole documents packed, {:.1f} % padding", 100 * plan.padding);
+  }
+  return text;
+}
+
 std::string training_table(const TrainOptions& o, const TrainPlan& plan,
                            const TrainResult& result) {
   std::string table = "| | |\n|---|---|\n";
-  table +=
-      row("data", fmt::format("{} ({} tokens)", names_of(o.data), with_commas(plan.data_tokens)));
+  table += row("data", data_summary(o, plan));
   table += row("tokenizer", o.tokenizer);
   table +=
       row("steps", fmt::format("{} of {} tokens ({} x {} x {}), {} tokens in all",
@@ -65,15 +80,6 @@ std::string training_table(const TrainOptions& o, const TrainPlan& plan,
 
 }  // namespace
 
-std::string with_commas(int64_t value) {
-  std::string digits = std::to_string(value);
-  const int64_t first = value < 0 ? 1 : 0;
-  for (auto at = static_cast<int64_t>(digits.size()) - 3; at > first; at -= 3) {
-    digits.insert(static_cast<size_t>(at), 1, ',');
-  }
-  return digits;
-}
-
 std::string duration_text(double seconds) {
   if (!(seconds >= 0) || !std::isfinite(seconds)) return "unknown";
   if (seconds < 60) return fmt::format("{:.1f} s", seconds);
@@ -83,16 +89,15 @@ std::string duration_text(double seconds) {
 }
 
 std::string model_card(const TrainOptions& o, const TrainPlan& plan, const TrainResult& result) {
-  const Config& c = plan.config;
-  const std::string tag = c.model_type == "mamba" ? "" : "- " + c.model_type + "\n";
-  std::string card =
-      "---\nlibrary_name: mamba-cpp\npipeline_tag: text-generation\ntags:\n- mamba\n" + tag +
-      "---\n";
-  card +=
-      fmt::format("# {} language model, {} parameters\n\n", c.mixer, with_commas(plan.parameters));
-  card += fmt::format(
-      "Width {}, {} layers, state size {}, vocabulary {}. Trained with mamba-cpp {}.\n\n",
-      c.d_model, c.n_layer, c.d_state, c.vocab_size, MAMBA_VERSION);
+  CardFacts facts;
+  if (!o.init_from.empty()) {
+    facts.base_model = card_name(o.init_from);
+    facts.base_model_relation = "finetune";
+    facts.carried = carried_facts(o.init_from);
+  }
+  std::string card = card_front_matter(plan.config, facts) +
+                     card_heading(plan.config, plan.parameters) +
+                     fmt::format(" Trained with mamba-cpp {}.\n\n", MAMBA_VERSION);
   card += training_table(o, plan, result);
   card += "\n![training curves](curves.svg)\n";
   if (!o.command_line.empty()) card += "\nThe command:\n\n```sh\n" + o.command_line + "\n```\n";

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "mamba/train.h"
+#include "model/model_card.h"
 
 namespace mamba {
 
@@ -12,8 +13,6 @@ namespace mamba {
 std::string model_card(const TrainOptions& options, const TrainPlan& plan,
                        const TrainResult& result);
 
-// "1,234,567"
-std::string with_commas(int64_t value);
 // "2 h 03 min", "4 min 05 s", "12.3 s"
 std::string duration_text(double seconds);
 

@@ -10,23 +10,31 @@
 
 namespace mamba {
 
-std::vector<DecayRange> decay_ranges(const ParamTable& table) {
+std::vector<DecayRange> decay_ranges(const ParamTable& table, const TrainedLayout& trained) {
   std::vector<DecayRange> ranges;
   const std::vector<ParamSpec>& specs = table.specs();
+  bool open = false;  // the last range goes on with the next tensor
   for (size_t i = 0; i < specs.size(); ++i) {
     const int64_t end = i + 1 < specs.size() ? specs[i + 1].offset : table.flat_count();
-    if (ranges.empty() || ranges.back().decay != specs[i].decay) {
-      ranges.push_back({specs[i].offset, 0, specs[i].decay});
+    if (trained.offsets[i] < 0) {
+      open = false;
+      continue;
+    }
+    if (!open || ranges.back().decay != specs[i].decay) {
+      ranges.push_back({specs[i].offset, 0, trained.offsets[i], specs[i].decay});
     }
     ranges.back().count = end - ranges.back().begin;
+    open = true;
   }
   return ranges;
 }
 
 AdamW::AdamW(Network& network, const AdamwOptions& options)
-    : network_(network), options_(options), ranges_(decay_ranges(network.table())) {
+    : network_(network),
+      options_(options),
+      ranges_(decay_ranges(network.table(), network.trained())) {
   MAMBA_CHECK(network.device().real() == DType::kF32);
-  const int64_t bytes = network.table().flat_count() * dtype_size(DType::kF32);
+  const int64_t bytes = network.trained().count * dtype_size(DType::kF32);
   exp_avg_ = AlignedBlock(bytes, "the optimizer's first moments");
   exp_avg_sq_ = AlignedBlock(bytes, "the optimizer's second moments");
 }
@@ -34,7 +42,7 @@ AdamW::AdamW(Network& network, const AdamwOptions& options)
 double AdamW::grad_norm() {
   double sum_of_squares = 0;
   GradNormArgs args{};
-  args.count = network_.table().flat_count();
+  args.count = network_.trained().count;
   args.g = network_.gradients();
   args.sum_of_squares = &sum_of_squares;
   Device& device = network_.device();
@@ -56,10 +64,10 @@ void AdamW::update(int64_t step, double learning_rate, double grad_scale) {
     args.weight_decay = range.decay ? options_.weight_decay : 0.0;
     args.grad_scale = grad_scale;
     args.step = step;
-    args.g = gradients + range.begin;
+    args.g = gradients + range.trained;
     args.p = parameters + range.begin;
-    args.m = Buf(exp_avg()) + range.begin;
-    args.v = Buf(exp_avg_sq()) + range.begin;
+    args.m = Buf(exp_avg()) + range.trained;
+    args.v = Buf(exp_avg_sq()) + range.trained;
     device.kernels().adamw(device.stream(), args);
   }
   device.sync();
@@ -69,13 +77,16 @@ double clip_scale(double norm, double max_norm) {
   return max_norm > 0 && norm > max_norm ? max_norm / (norm + 1e-6) : 1.0;
 }
 
-std::vector<std::pair<std::string, double>> tensor_norms(const ParamTable& table,
-                                                         const float* flat) {
+std::vector<std::pair<std::string, double>> tensor_norms(const ParamTable& table, const float* flat,
+                                                         const TrainedLayout* trained) {
   std::vector<std::pair<std::string, double>> norms;
-  for (const ParamSpec& spec : table.specs()) {
+  for (size_t t = 0; t < table.specs().size(); ++t) {
+    const ParamSpec& spec = table.specs()[t];
+    const int64_t offset = trained != nullptr ? trained->offsets[t] : spec.offset;
+    if (offset < 0) continue;
     double sum = 0;
     for (int64_t i = 0; i < spec.count; ++i) {
-      const double value = flat[spec.offset + i];
+      const double value = flat[offset + i];
       sum += value * value;
     }
     norms.emplace_back(spec.name, std::sqrt(sum));

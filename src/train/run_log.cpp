@@ -25,7 +25,8 @@ constexpr int64_t kMaxStep = int64_t{1} << 53;
 nlohmann::ordered_json to_json(const TrainProgress& p) {
   return {{"step", p.step},           {"loss", p.loss},
           {"grad_norm", p.grad_norm}, {"learning_rate", p.learning_rate},
-          {"tokens", p.tokens},       {"tokens_per_second", p.tokens_per_second},
+          {"tokens", p.tokens},       {"targets", p.targets},
+          {"padding", p.padding},     {"tokens_per_second", p.tokens_per_second},
           {"seconds", p.seconds}};
 }
 

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <set>
 #include <vector>
 
 #include "base/check.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr LrSchedule kSchedules[] = {LrSchedule::kConstant, LrSchedule::kLinear,
                                      LrSchedule::kCosine, LrSchedule::kWsd};
+constexpr int64_t kMaxVocabulary = 16'777'216;
 constexpr DataOrder kOrders[] = {DataOrder::kShuffled, DataOrder::kSequential};
 
 // Options of the learning rate: compared by the rates they give.
@@ -49,6 +51,16 @@ bool is_schedule_flag(const std::string& flag) {
   return false;
 }
 
+// What a checkpoint says of a flag, or what runs did before there was that flag.
+Json saved_value(const Json& saved, const std::string& flag, const std::string& where) {
+  const Json before = {{"--bptt-segments", 1},
+                       {"--freeze", Json::array()},
+                       {"--packing", "stream"},
+                       {"--data-weights", Json::array()}};
+  if (!saved.contains(flag) && before.contains(flag)) return before[flag];
+  return get_member(saved, flag.c_str(), where);
+}
+
 void check_same_rates(const Json& saved, const Json& now, int64_t step, const std::string& where) {
   const Schedule before = schedule_from(saved, where), after = schedule_from(now, "options");
   if (before == after) return;
@@ -66,6 +78,30 @@ void check_same_rates(const Json& saved, const Json& now, int64_t step, const st
         "the learning rate of step {} would be {:.6g} instead of {:.6g}; repeat the options of the "
         "run, or start a new one with --init-from",
         where, step, fmt::join(changes, ", "), s, after.at(s), before.at(s));
+  }
+}
+
+void check_data_options(const TrainOptions& o) {
+  if (!o.data_dtype.empty() && o.data_dtype != "uint16" && o.data_dtype != "uint32") {
+    fail(ErrorCode::kInvalidArgument, "[--data-dtype] expected one of uint16, uint32; got '{}'",
+         printable(o.data_dtype));
+  }
+  if (o.data_weights.empty()) return;
+  if (o.data_weights.size() != o.data.size()) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--data-weights] expected a weight for each of the {} paths of --data, got {}; a folder "
+         "is one path",
+         o.data.size(), o.data_weights.size());
+  }
+  double sum = 0;
+  for (const double weight : o.data_weights) {
+    check_number("--data-weights", weight, weight >= 0 && weight <= 1e9,
+                 "numbers in 0..1000000000");
+    sum += weight;
+  }
+  if (sum <= 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--data-weights] expected a weight above 0, got 0 for each; they are shares of the data");
   }
 }
 
@@ -106,15 +142,50 @@ const char* data_order_name(DataOrder order) {
   return order == DataOrder::kShuffled ? "shuffled" : "sequential";
 }
 
+Packing packing_from_name(const std::string& name) {
+  for (const Packing packing : {Packing::kStream, Packing::kDocuments}) {
+    if (name == packing_name(packing)) return packing;
+  }
+  fail(ErrorCode::kInvalidArgument, "[--packing] expected one of stream, documents; got '{}'",
+       printable(name));
+}
+
+const char* packing_name(Packing packing) {
+  return packing == Packing::kStream ? "stream" : "documents";
+}
+
+Recompute recompute_from_name(const std::string& name) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kScan, Recompute::kBlock}) {
+    if (name == recompute_name(recompute)) return recompute;
+  }
+  fail(ErrorCode::kInvalidArgument, "[--recompute] expected one of none, scan, block; got '{}'",
+       printable(name));
+}
+
+const char* recompute_name(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::kNone:
+      return "none";
+    case Recompute::kScan:
+      return "scan";
+    case Recompute::kBlock:
+      return "block";
+  }
+  return "unknown";
+}
+
 void check_train_options(const TrainOptions& o) {
   constexpr int64_t kManySteps = 1'000'000'000;
   if (o.data.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "[--data] expected a file or a folder of text, got none; name at least one");
   }
+  check_data_options(o);
   check_int("--max-steps", o.max_steps, 1, kManySteps);
   check_int("--batch-size", o.batch_size, 1, 65536);
   check_int("--seq-len", o.seq_len, 1, int64_t{1} << 24);
+  check_int("--bptt-segments", o.bptt_segments, 1, o.seq_len);
+  if (o.vocab_size != kVocabAuto) check_int("--vocab-size", o.vocab_size, 0, kMaxVocabulary);
   check_int("--gradient-accumulation-steps", o.gradient_accumulation_steps, 1, 65536);
   check_int("--warmup-steps", o.warmup_steps, 0, kManySteps);
   check_int("--eval-steps", o.eval_steps, 0, kManySteps);
@@ -164,10 +235,15 @@ Schedule schedule_of(const TrainOptions& o) {
   return {o.lr_schedule, o.learning_rate, o.min_lr_ratio, o.warmup_steps, o.max_steps};
 }
 
-Json course_of(const TrainOptions& o, const TokenStream& data, const std::string& device) {
-  return {{"--data", {{"fingerprint", data.fingerprint()}, {"tokens", data.size()}}},
-          {"--tokenizer", o.tokenizer},
+Json course_of(const TrainOptions& o, const Tokenizer& tokenizer, const DataSet& data,
+               const std::string& device) {
+  return {{"--data", data.identity()},
+          {"--data-weights", o.data_weights.empty() ? Json::array() : Json(data.weights())},
+          {"--packing", packing_name(o.packing)},
+          {"--tokenizer", fmt::format("{:016x}", tokenizer.fingerprint())},
           {"--seq-len", o.seq_len},
+          {"--bptt-segments", o.bptt_segments},
+          {"--freeze", std::set<std::string>(o.freeze.begin(), o.freeze.end())},
           {"--batch-size", o.batch_size},
           {"--gradient-accumulation-steps", o.gradient_accumulation_steps},
           {"--data-order", data_order_name(o.data_order)},
@@ -190,7 +266,7 @@ void check_same_course(const Json& saved, const Json& now, int64_t step, const s
   for (const auto& [flag, value] : now.items()) {
     // The device may change (the caller says so); rates are compared below.
     if (flag == "device" || is_schedule_flag(flag)) continue;
-    const Json& before = get_member(saved, flag.c_str(), where);
+    const Json before = saved_value(saved, flag, where);
     if (before == value) continue;
     fail(
         ErrorCode::kInvalidArgument,

@@ -7,7 +7,7 @@
 
 #include "base/json.h"
 #include "mamba/train.h"
-#include "train/data.h"
+#include "train/data_sources.h"
 #include "train/schedule.h"
 
 namespace mamba {
@@ -19,7 +19,8 @@ void check_train_options(const TrainOptions& options);
 Schedule schedule_of(const TrainOptions& options);
 
 // What decides the course of a run, by flag; saved with each checkpoint.
-Json course_of(const TrainOptions& options, const TokenStream& data, const std::string& device);
+Json course_of(const TrainOptions& options, const Tokenizer& tokenizer, const DataSet& data,
+               const std::string& device);
 
 // Throws invalid_argument unless the steps already done would be the same under both courses: then
 // the resumed run equals an uninterrupted one with the new options. So the length or the schedule

@@ -9,7 +9,9 @@
 #include "base/check.h"
 #include "formats/hf_config.h"
 #include "mamba/model.h"
+#include "model/parameter_table.h"
 #include "model/size_estimate.h"
+#include "train/held_out.h"
 #include "train/run_options.h"
 
 namespace mamba {
@@ -18,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+constexpr int64_t kRowBytes = 3 * sizeof(int32_t);  // of a token of an update: id, target, document
 
 // A run must not mix with what another one left in its folder.
 void check_output_folder(const TrainOptions& options) {
@@ -89,6 +92,28 @@ void find_resumed(const TrainOptions& options, bool plan_only, RunSetup* setup) 
   }
 }
 
+int64_t wanted_vocabulary(const TrainOptions& options, const Tokenizer& tokenizer) {
+  if (options.vocab_size != kVocabAuto) return options.vocab_size;
+  constexpr int64_t kMultiple = 8;  // pad_vocab_size_multiple of the published models
+  return (tokenizer.vocab_size() + kMultiple - 1) / kMultiple * kMultiple;
+}
+
+// --vocab-size, and a model to start from that has fewer tokens.
+void set_vocabulary(const TrainOptions& options, Config* config, RunSetup* setup) {
+  if (options.vocab_size != 0) {
+    config->vocab_size = wanted_vocabulary(options, *setup->tokenizer);
+  }
+  if (options.init_from.empty()) return;
+  const int64_t rows = read_config(options.init_from).vocab_size;
+  if (config->vocab_size < rows) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--vocab-size] expected at least the {} tokens of --init-from {}, got {}; a vocabulary "
+         "can only grow",
+         rows, options.init_from, config->vocab_size);
+  }
+  if (config->vocab_size > rows) setup->plan.grown_from = rows;
+}
+
 Config find_config(const TrainOptions& options, RunSetup* setup) {
   const std::string source = setup->resumed ? setup->resume_path : options.init_from;
   if (source.empty() && options.model_config.empty()) {
@@ -98,11 +123,24 @@ Config find_config(const TrainOptions& options, RunSetup* setup) {
   }
   Config config = options.model_config.empty() ? read_config(source, &setup->notices)
                                                : load_config(options.model_config, &setup->notices);
+  if (!setup->resumed) set_vocabulary(options, &config, setup);
+  if (setup->resumed && !options.model_config.empty() && options.vocab_size != 0) {
+    config.vocab_size = wanted_vocabulary(options, *setup->tokenizer);
+  }
   if (setup->resumed && !options.model_config.empty() && config != read_config(source)) {
     fail(ErrorCode::kInvalidArgument,
          "[--model-config {}] expected the configuration of {}, got a different one; leave the "
          "option out or repeat that of the run",
          options.model_config, source);
+  }
+  if (setup->resumed && options.vocab_size != 0) {
+    const int64_t wanted = wanted_vocabulary(options, *setup->tokenizer);
+    if (wanted != config.vocab_size) {
+      fail(ErrorCode::kInvalidArgument,
+           "[--vocab-size] expected the {} of the run so far, got {}; repeat the options of the "
+           "run",
+           config.vocab_size, wanted);
+    }
   }
   config.validate();
   const int64_t needed = setup->tokenizer->vocab_size();
@@ -125,7 +163,7 @@ void check_memory(double bytes, const std::string& what) {
        "[train] expected to need at most the {:.1f} GiB of this machine, got {:.1f} GiB for {}; "
        "use a smaller {}",
        machine_bytes() / kGiB, bytes / kGiB, what,
-       what == "a step" ? "--batch-size or --seq-len" : "model");
+       what == "a step" ? "--batch-size or --seq-len, or more --bptt-segments" : "model");
 }
 
 // A plan may be made for another machine, a run may not.
@@ -144,24 +182,37 @@ void check_plan(bool plan_only, RunSetup* setup) {
   check_memory(bytes, "a step");
 }
 
+int64_t trained_parameters(const Config& config, const std::vector<std::string>& freeze) {
+  const ParamTable table = parameter_table(config);
+  const TrainedLayout trained = layout_trained(table, frozen_by(table, freeze));
+  int64_t sum = 0;
+  for (size_t i = 0; i < table.specs().size(); ++i) {
+    if (trained.offsets[i] >= 0) sum += table.specs()[i].count;
+  }
+  return sum;
+}
+
 void make_plan(const TrainOptions& options, const Config& config, Device& device, RunSetup* setup) {
   TrainPlan& plan = setup->plan;
-  const MemoryPlan memory =
-      estimate_sizes(config, device, options.batch_size, options.seq_len).training;
+  const MemoryPlan memory = estimate_sizes(config, device, options.batch_size, options.seq_len,
+                                           step_options(options), options.freeze)
+                                .training;
   plan.config = config;
   plan.parameters = parameter_count(config);
+  plan.trained_parameters = trained_parameters(config, options.freeze);
   plan.parameter_bytes = memory.parameters;
   plan.gradient_bytes = memory.gradients;
   plan.optimizer_bytes = memory.optimizer;
   plan.activation_bytes = memory.activations;
   plan.scratch_bytes = memory.scratch;
   plan.tokens_per_step = options.gradient_accumulation_steps * options.batch_size * options.seq_len;
-  plan.data_tokens = setup->data->size();
-  plan.valid_tokens = setup->valid ? setup->valid->size() : 0;
-  const WindowOrder order(setup->data->size(), options.seq_len, options.data_order, options.seed,
-                          "--data");
+  plan.scratch_bytes += kRowBytes * plan.tokens_per_step;
+  plan.sources = setup->data->describe();
+  for (const TrainSource& source : plan.sources) plan.padding += source.weight * source.padding;
+  plan.data_tokens = setup->data->tokens();
+  plan.valid_tokens = setup->valid ? setup->valid->tokens() : 0;
   plan.steps_per_epoch =
-      static_cast<double>(order.windows()) /
+      static_cast<double>(setup->data->sequences()) /
       static_cast<double>(options.gradient_accumulation_steps * options.batch_size);
   plan.first_step = setup->resumed ? setup->resumed->step : 0;
   plan.max_steps = options.max_steps;
@@ -169,23 +220,37 @@ void make_plan(const TrainOptions& options, const Config& config, Device& device
   plan.threads = device.threads();
 }
 
+void open_data(const TrainOptions& options, RunSetup* setup) {
+  DataOptions data{options.seq_len,
+                   options.packing,
+                   options.data_order,
+                   options.seed,
+                   {options.data_dtype, options.threads}};
+  setup->data = std::make_unique<DataSet>(options.data, options.data_weights, *setup->tokenizer,
+                                          "--data", data);
+  if (options.valid.empty()) return;
+  data.order = DataOrder::kSequential;
+  setup->valid = std::make_unique<DataSet>(options.valid, std::vector<double>(), *setup->tokenizer,
+                                           "--valid", data);
+  HeldOut::check(options, *setup->valid);
+}
+
 }  // namespace
+
+StepOptions step_options(const TrainOptions& options) {
+  return {options.bptt_segments, options.recompute};
+}
 
 RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   check_train_options(options);
   RunSetup setup;
-  setup.tokenizer = make_tokenizer(options.tokenizer);
+  setup.tokenizer = load_tokenizer(options.tokenizer);
   if (!plan_only) check_output_folder(options);
   find_resumed(options, plan_only, &setup);
-  setup.data = std::make_unique<TokenStream>(options.data, *setup.tokenizer, "--data");
-  WindowOrder(setup.data->size(), options.seq_len, options.data_order, options.seed, "--data");
-  if (!options.valid.empty()) {
-    setup.valid = std::make_unique<TokenStream>(options.valid, *setup.tokenizer, "--valid");
-    WindowOrder(setup.valid->size(), options.seq_len, DataOrder::kSequential, 0, "--valid");
-  }
+  open_data(options, &setup);
   const Config config = find_config(options, &setup);
   std::unique_ptr<Device> device = Device::create({options.device, options.threads});
-  setup.course = course_of(options, *setup.data, device->name());
+  setup.course = course_of(options, *setup.tokenizer, *setup.data, device->name());
   if (setup.resumed) {
     check_same_course(setup.resumed->options, setup.course, setup.resumed->step, setup.resume_path);
     if (setup.resumed->options["device"] != setup.course["device"]) {
@@ -199,6 +264,7 @@ RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   if (plan_only) return setup;
   setup.network = std::make_unique<Network>(config, std::move(device),
                                             options.bf16 ? Product::kBF16 : Product::kF32);
+  setup.network->freeze(frozen_by(setup.network->table(), options.freeze));
   return setup;
 }
 

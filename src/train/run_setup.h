@@ -12,14 +12,14 @@
 #include "mamba/train.h"
 #include "model/network.h"
 #include "train/checkpoint.h"
-#include "train/data.h"
+#include "train/data_sources.h"
 
 namespace mamba {
 
 struct RunSetup {
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<TokenStream> data;
-  std::unique_ptr<TokenStream> valid;   // null without --valid
+  std::unique_ptr<DataSet> data;
+  std::unique_ptr<DataSet> valid;       // null without --valid
   std::string resume_path;              // the checkpoint to go on from; ""
   std::optional<TrainerState> resumed;  // of resume_path
   std::vector<std::string> damaged;     // newer checkpoints of the output folder that are not whole
@@ -28,6 +28,9 @@ struct RunSetup {
   std::unique_ptr<Network> network;     // weights not yet set; null for a plan
   TrainPlan plan;
 };
+
+// How a step of the run uses memory.
+StepOptions step_options(const TrainOptions& options);
 
 // Throws for whatever is wrong with options, files, memory or the output folder. With plan_only the
 // output folder is not looked at, but for a checkpoint to resume from, no memory is taken for the

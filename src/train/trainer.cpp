@@ -14,6 +14,7 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "model/model_io.h"
+#include "tokenizer/files.h"
 #include "train/model_card.h"
 #include "train/run_options.h"
 
@@ -50,10 +51,11 @@ Trainer::Trainer(const TrainOptions& options, const TrainCallbacks& callbacks)
       setup_(prepare_run(options, false)),
       network_(*setup_.network),
       schedule_(schedule_of(options)),
-      order_(setup_.data->size(), options.seq_len, options.data_order, options.seed, "--data") {
-  const auto tokens = static_cast<size_t>(options.batch_size * options.seq_len);
-  ids_.resize(tokens);
-  targets_.resize(tokens);
+      rows_(options.gradient_accumulation_steps * options.batch_size, options.seq_len,
+            options.packing == Packing::kDocuments) {
+  if (setup_.valid) {
+    held_out_ = std::make_unique<HeldOut>(options_, network_, *setup_.valid, *setup_.tokenizer);
+  }
   result_.last.max_steps = options.max_steps;
 }
 
@@ -114,7 +116,7 @@ void Trainer::set_weights() {
     result_.last.grad_norm = state.grad_norm;
     result_.checkpoint = setup_.resume_path;
   } else if (!options_.init_from.empty()) {
-    load_weights(network_, options_.init_from, false);
+    load_weights(network_, options_.init_from, false, {setup_.plan.grown_from, options_.seed});
   } else {
     network_.table().initialize(network_.config(), options_.seed,
                                 network_.parameters().as<float>());
@@ -149,29 +151,20 @@ void Trainer::run_steps() {
   }
 }
 
-void Trainer::fill_batch(const TokenStream& stream, const std::vector<int64_t>& begins) {
-  const int64_t L = options_.seq_len;
-  for (size_t row = 0; row < begins.size(); ++row) {
-    stream.read(begins[row], L, ids_.data() + static_cast<int64_t>(row) * L);
-    stream.read(begins[row] + 1, L, targets_.data() + static_cast<int64_t>(row) * L);
-  }
+void Trainer::read_update() {
+  const int64_t rows = options_.gradient_accumulation_steps * options_.batch_size;
+  for (int64_t row = 0; row < rows; ++row) setup_.data->read(samples_ + row, rows_.row(row));
 }
 
-// Gradients of the mean loss over all batches of the update.
-bool Trainer::accumulate(LossSum* sum) {
-  const double scale = 1.0 / static_cast<double>(setup_.plan.tokens_per_step);
-  const int64_t first_sample = samples_;
-  std::vector<int64_t> begins(static_cast<size_t>(options_.batch_size));
+// Gradients of the mean loss over all targets of the update.
+bool Trainer::accumulate(int64_t targets, LossSum* sum) {
   network_.zero_gradients();
+  if (targets == 0) return true;
+  const double scale = 1.0 / static_cast<double>(targets);
   for (int64_t i = 0; i < options_.gradient_accumulation_steps; ++i) {
-    if (i > 0 && should_stop()) {
-      samples_ = first_sample;
-      return false;
-    }
-    for (int64_t& begin : begins) begin = order_.begin(samples_++);
-    fill_batch(*setup_.data, begins);
-    const Batch batch{options_.batch_size, options_.seq_len, ids_.data(), targets_.data()};
-    const LossSum part = network_.forward_backward(batch, scale);
+    if (i > 0 && should_stop()) return false;
+    const Batch batch = rows_.batch(i * options_.batch_size, options_.batch_size);
+    const LossSum part = network_.forward_backward(batch, scale, step_options(options_));
     sum->nll += part.nll;
     sum->targets += part.targets;
   }
@@ -182,21 +175,29 @@ bool Trainer::train_step() {
   const Stopwatch watch;
   TrainProgress& last = result_.last;
   LossSum sum;
-  if (!accumulate(&sum)) {
+  read_update();
+  const int64_t targets = rows_.targets();
+  if (!accumulate(targets, &sum)) {
     stop();
     return false;
   }
+  samples_ += options_.gradient_accumulation_steps * options_.batch_size;
   ++last.step;
-  last.loss = sum.nll / static_cast<double>(sum.targets);
-  last.grad_norm = optimizer_->grad_norm();
+  last.targets = targets;
+  last.padding = rows_.padding();
   last.learning_rate = schedule_.at(last.step);
+  if (targets > 0) last.loss = sum.nll / static_cast<double>(sum.targets);
+  last.grad_norm = optimizer_->grad_norm();
   if (!std::isfinite(last.loss) || !std::isfinite(last.grad_norm)) {
     diverged(network_.gradients().as<float>(), false);
     return false;
   }
-  optimizer_->update(last.step, last.learning_rate,
-                     clip_scale(last.grad_norm, options_.max_grad_norm));
-  network_.parameters_changed(false);
+  // Without a target there is nothing to learn; weights would only decay.
+  if (targets > 0) {
+    optimizer_->update(last.step, last.learning_rate,
+                       clip_scale(last.grad_norm, options_.max_grad_norm));
+    network_.parameters_changed(false);
+  }
   const double seconds = watch.seconds();
   last.tokens += setup_.plan.tokens_per_step;
   last.seconds += seconds;
@@ -221,30 +222,9 @@ void Trainer::report_step() {
 }
 
 bool Trainer::evaluate(bool log) {
-  const int64_t L = options_.seq_len, B = options_.batch_size;
-  const int64_t windows = std::min(options_.eval_batches * B, (setup_.valid->size() - 1) / L);
-  LossSum sum;
-  int64_t bytes = 0;
-  for (int64_t first = 0; first < windows; first += B) {
-    if (should_stop()) return false;
-    std::vector<int64_t> begins;
-    for (int64_t w = first; w < std::min(windows, first + B); ++w) begins.push_back(w * L);
-    fill_batch(*setup_.valid, begins);
-    const Batch batch{static_cast<int64_t>(begins.size()), L, ids_.data(), targets_.data()};
-    const LossSum part = network_.forward(batch, nullptr, Logits::kNone, Buf(), Buf());
-    sum.nll += part.nll;
-    sum.targets += part.targets;
-    for (int64_t i = 0; i < batch.B * L; ++i) {
-      bytes += static_cast<int64_t>(
-          setup_.tokenizer->token_bytes(targets_[static_cast<size_t>(i)]).size());
-    }
-  }
   EvalReport& report = result_.eval;
+  if (!held_out_->evaluate(callbacks_.should_stop, &report)) return false;
   report.step = result_.last.step;
-  report.targets = sum.targets;
-  report.loss = sum.nll / static_cast<double>(sum.targets);
-  report.perplexity = std::exp(report.loss);
-  report.bits_per_byte = sum.nll / kLn2 / static_cast<double>(bytes);
   if (!log) return true;
   log_->write(report);
   write_curves();
@@ -262,7 +242,8 @@ bool Trainer::save() {
   const TrainerState state{last.step, samples_,       last.seconds,
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
-  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_);
+  result_.checkpoint =
+      save_checkpoint(options_.output_dir, state, network_, *optimizer_, options_.tokenizer);
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);
@@ -287,13 +268,14 @@ void Trainer::finish() {
   log_->sync();
   write_curves();
   save_model(network_, options_.output_dir, DType::kF32);
+  copy_tokenizer_files(options_.tokenizer, options_.output_dir);
   write_file_atomic(options_.output_dir + "/README.md", model_card(options_, setup_.plan, result_));
 }
 
 void Trainer::diverged(const float* flat, bool weights) {
   result_.status = TrainStatus::kDiverged;
   result_.weights_diverged = weights;
-  result_.norms = tensor_norms(network_.table(), flat);
+  result_.norms = tensor_norms(network_.table(), flat, weights ? nullptr : &network_.trained());
 }
 
 TrainPlan plan_train(const TrainOptions& options) { return prepare_run(options, true).plan; }

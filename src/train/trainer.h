@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "mamba/train.h"
+#include "train/held_out.h"
 #include "train/optimizer.h"
+#include "train/row_buffer.h"
 #include "train/run_log.h"
 #include "train/run_setup.h"
 #include "train/schedule.h"
@@ -53,9 +55,10 @@ class Trainer {
   void run_steps();
   // One update; false if it diverged or was given up to stop.
   bool train_step();
+  // The sequences of the next update.
+  void read_update();
   // False if asked to stop between two batches: the step is then as if it had not begun.
-  bool accumulate(LossSum* sum);
-  void fill_batch(const TokenStream& stream, const std::vector<int64_t>& begins);
+  bool accumulate(int64_t targets, LossSum* sum);
   void report_step();
   // False if asked to stop between two batches: nothing of it is then told.
   bool evaluate(bool log);
@@ -74,16 +77,16 @@ class Trainer {
   RunSetup setup_;
   Network& network_;
   Schedule schedule_;
-  WindowOrder order_;
+  RowBuffer rows_;  // of an update
+  std::unique_ptr<HeldOut> held_out_;
   std::unique_ptr<FolderLock> lock_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<RunLog> log_;
   TrainResult result_;
   int64_t samples_ = 0;  // consumed since step 0
   int64_t saved_step_ = -1;
-  std::vector<int32_t> ids_, targets_;  // (B, L) each
-  Stopwatch run_time_;                  // of this process
-  double line_seconds_ = 0;             // training since the last line
+  Stopwatch run_time_;       // of this process
+  double line_seconds_ = 0;  // training since the last line
   int64_t line_tokens_ = 0;
 };
 

@@ -80,7 +80,7 @@ TEST(Checkpoint, LeavesNothingButTheCheckpoint) {
   save_checkpoint(folder.path(), state_at(7), *run.network, *run.optimizer);
   save_checkpoint(folder.path(), state_at(7), *run.network, *run.optimizer);  // replaces it
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "checkpoint-00000007"), {}), 4);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "checkpoint-00000007"), {}), 5);
 }
 
 TEST(Checkpoint, ListsWholeNamesInOrderOfSteps) {
@@ -159,8 +159,8 @@ TEST(Checkpoint, TrustsNothingInTheState) {
   };
   overwrite(file, whole.substr(0, whole.size() / 2));
   EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"trainer_state.json"}, read));
-  with([](Json& j) { j["format"] = 2; });
-  EXPECT_TRUE(fails_with(ErrorCode::kUnsupported, {"format 1", "2"}, read));
+  with([](Json& j) { j["format"] = 3; });
+  EXPECT_TRUE(fails_with(ErrorCode::kUnsupported, {"format 2", "3"}, read));
   with([](Json& j) { j["step"] = -3; });
   EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"step", "-3"}, read));
   with([](Json& j) { j.erase("samples"); });

@@ -43,7 +43,7 @@ TEST(Optimizer, DecaysMatricesAndNothingElse) {
 TEST(Optimizer, RangesCoverTheFlatBufferOnce) {
   for (const test::Case& c : test::model_cases()) {
     const std::unique_ptr<Network> network = network_of(c.config);
-    const std::vector<DecayRange> ranges = decay_ranges(network->table());
+    const std::vector<DecayRange> ranges = decay_ranges(network->table(), network->trained());
     int64_t at = 0;
     for (size_t i = 0; i < ranges.size(); ++i) {
       EXPECT_EQ(ranges[i].begin, at);

@@ -32,6 +32,9 @@ struct Variant {
   int threads;
   int64_t accumulation;
   DataOrder order;
+  int64_t segments = 1;
+  Recompute recompute = Recompute::kNone;
+  std::vector<std::string> freeze = {};
 };
 
 class ResumeTest : public testing::TestWithParam<Variant> {};
@@ -42,6 +45,9 @@ TEST_P(ResumeTest, ContinuesBitForBit) {
   run.options.threads = GetParam().threads;
   run.options.gradient_accumulation_steps = GetParam().accumulation;
   run.options.data_order = GetParam().order;
+  run.options.bptt_segments = GetParam().segments;
+  run.options.recompute = GetParam().recompute;
+  run.options.freeze = GetParam().freeze;
   run.options.output_dir = run.out("whole");
   EXPECT_EQ(train(run.options).status, TrainStatus::kFinished);
 
@@ -75,12 +81,30 @@ INSTANTIATE_TEST_SUITE_P(All, ResumeTest,
                                          Variant{"mamba2", false, 1, 3, DataOrder::kShuffled},
                                          Variant{"mamba2", false, 2, 1, DataOrder::kSequential},
                                          Variant{"mamba2", true, 1, 1, DataOrder::kShuffled},
-                                         Variant{"mamba2", true, 2, 3, DataOrder::kShuffled}),
+                                         Variant{"mamba2", true, 2, 3, DataOrder::kShuffled},
+                                         Variant{"mamba1",
+                                                 false,
+                                                 1,
+                                                 3,
+                                                 DataOrder::kShuffled,
+                                                 5,
+                                                 Recompute::kBlock,
+                                                 {"*.embeddings.*", "*.0.*"}},
+                                         Variant{"mamba2",
+                                                 false,
+                                                 2,
+                                                 2,
+                                                 DataOrder::kShuffled,
+                                                 3,
+                                                 Recompute::kScan,
+                                                 {"*norm*", "*.in_proj.*"}}),
                          [](const testing::TestParamInfo<Variant>& info) {
                            const Variant& v = info.param;
                            return v.mixer + (v.bf16 ? "_bf16" : "_f32") + "_threads" +
                                   std::to_string(v.threads) + "_accumulate" +
-                                  std::to_string(v.accumulation) + "_" + data_order_name(v.order);
+                                  std::to_string(v.accumulation) + "_" + data_order_name(v.order) +
+                                  (v.segments > 1 ? "_segments" + std::to_string(v.segments) : "") +
+                                  (v.freeze.empty() ? "" : "_frozen");
                          });
 
 // With two batches an update, should_stop is asked twice a step, and before each of the two batches
@@ -113,6 +137,45 @@ TEST(Resume, ContinuesWhereverItWasStopped) {
     EXPECT_TRUE(file_content(run.options.output_dir + "/model.safetensors") ==
                 file_content(run.out("whole") + "/model.safetensors"));
     EXPECT_EQ(timeless_metrics(run.options.output_dir), timeless_metrics(run.out("whole")));
+  }
+}
+
+// Small sources, so that epochs of each end at different steps.
+TEST(Resume, ContinuesEveryKindOfData) {
+  for (const Packing packing : {Packing::kStream, Packing::kDocuments}) {
+    for (const std::vector<double>& weights : {std::vector<double>{}, {0.7, 0.3}, {2, 1, 0.5}}) {
+      SCOPED_TRACE(fmt::format("{} {}", packing_name(packing), weights.size()));
+      SmallRun run;
+      std::string lines;
+      for (int64_t d = 0; d < 90; ++d) {
+        const std::string text = test::sample_text(3 + d * 7 % 40);
+        lines += d % 2 == 0 ? Json{{"prompt", text}, {"response", "ok"}}.dump()
+                            : Json{{"text", text}}.dump();
+        lines += "\n";
+      }
+      write_text(run.out("d.jsonl"), lines);
+      std::string tokens;
+      for (const char c : test::sample_text(1500)) tokens += {c, '\0'};
+      write_text(run.out("t.bin"), tokens);
+      run.options.data = {run.out("d.jsonl"), run.out("t.bin"), run.out("valid")};
+      if (weights.size() == 2) run.options.data.pop_back();
+      run.options.data_weights = weights;
+      run.options.packing = packing;
+      run.options.valid = {run.out("d.jsonl")};
+      run.options.gradient_accumulation_steps = 2;
+      run.options.max_steps = 20;
+      run.options.output_dir = run.out("whole");
+      train(run.options);
+      run.options.output_dir = run.out("parts");
+      for (const int64_t stop : {1, 6, 11, 12, 19}) {
+        EXPECT_EQ(run_until(run.options, stop).last.step, stop);
+        run.options.resume = true;
+      }
+      EXPECT_EQ(train(run.options).status, TrainStatus::kFinished);
+      EXPECT_TRUE(file_content(run.out("parts") + "/model.safetensors") ==
+                  file_content(run.out("whole") + "/model.safetensors"));
+      EXPECT_EQ(timeless_metrics(run.out("parts")), timeless_metrics(run.out("whole")));
+    }
   }
 }
 
@@ -157,6 +220,14 @@ TEST_F(StoppedRun, RefusesWhatChangesTheSteps) {
   EXPECT_TRUE(refuses({"--batch-size", "expected --batch-size 4", "got 5"}));
   o = same, o.seq_len = 12;
   EXPECT_TRUE(refuses({"--seq-len", "24", "12"}));
+  o = same, o.bptt_segments = 2;
+  EXPECT_TRUE(refuses({"--bptt-segments", "1", "2"}));
+  o = same, o.freeze = {"*.D"};
+  EXPECT_TRUE(refuses({"--freeze", "[]", "*.D"}));
+  o = same, o.vocab_size = 300;
+  EXPECT_TRUE(refuses({"--model-config", "a different one"}));
+  o = same, o.vocab_size = 300, o.model_config = "";
+  EXPECT_TRUE(refuses({"--vocab-size", "256", "300"}));
   o = same, o.seed = 12;
   EXPECT_TRUE(refuses({"--seed", "11", "12"}));
   o = same, o.bf16 = true;
@@ -165,6 +236,10 @@ TEST_F(StoppedRun, RefusesWhatChangesTheSteps) {
   EXPECT_TRUE(refuses({"--weight-decay", "0.1", "0.2"}));
   o = same, o.data = {run_.out("valid")};
   EXPECT_TRUE(refuses({"--data", "6000", "900"}));
+  o = same, o.packing = Packing::kDocuments;
+  EXPECT_TRUE(refuses({"--data", "6000"}));
+  o = same, o.data_weights = {1};
+  EXPECT_TRUE(refuses({"--data-weights", "[]", "[1.0]"}));
   o = same, o.max_steps = 8, o.warmup_steps = 3;
   EXPECT_TRUE(refuses({"--max-steps", "at least the 10 steps", "got 8"}));
   o = same, o.init_from = run_.out("x");
@@ -180,7 +255,21 @@ TEST_F(StoppedRun, MayChangeWhatDoesNotMatter) {
   run_.options.model_config = "";  // that of the checkpoint
   run_.options.logging_steps = 7;
   run_.options.save_steps = 0;
+  run_.options.recompute = Recompute::kBlock;
+  run_.options.vocab_size = kVocabAuto;  // the 256 that it has
   run_.options.valid.clear();
+  EXPECT_EQ(train(run_.options).status, TrainStatus::kFinished);
+}
+
+TEST_F(StoppedRun, ReadsCheckpointsFromBeforeThereWereTheseFlags) {
+  const std::string path = run_.options.output_dir + "/checkpoint-00000010/trainer_state.json";
+  Json json = Json::parse(file_content(path));
+  for (const char* flag : {"--bptt-segments", "--freeze", "--packing", "--data-weights"})
+    json["options"].erase(flag);
+  write_text(path, json.dump());
+  run_.options.bptt_segments = 2;
+  EXPECT_TRUE(refuses({"--bptt-segments", "1", "2"}));
+  run_.options.bptt_segments = 1;
   EXPECT_EQ(train(run_.options).status, TrainStatus::kFinished);
 }
 

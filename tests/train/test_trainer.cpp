@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "formats/safetensors.h"
+#include "formats/weight_files.h"
 #include "mamba/model.h"
 #include "model/size_estimate.h"
 #include "train/checkpoint.h"
@@ -66,7 +67,7 @@ TEST(Trainer, LearnsAndWritesEverything) {
 
 // The largest difference between the weights of two model folders, relative to the largest weight.
 double weights_differ(const std::string& a, const std::string& b) {
-  const ShardedSafetensors first(a), second(b);
+  const WeightFiles first(a), second(b);
   double difference = 0, scale = 0;
   for (const TensorInfo& tensor : first.tensors()) {
     std::vector<float> x(static_cast<size_t>(tensor.count())), y(x.size());
@@ -97,6 +98,57 @@ TEST(Trainer, AccumulationEqualsTheLargerBatch) {
     // Sums of 8 * 24 terms in another order: 1e-5 of the largest weight after five updates.
     EXPECT_LT(weights_differ(run.out("large"), run.out("small")), 1e-5) << mixer;
   }
+}
+
+TEST(Trainer, SegmentsAndRecomputationEqualTheWhole) {
+  for (const char* mixer : {"mamba1", "mamba2"}) {
+    SmallRun run(mixer);
+    run.options.max_steps = 5;
+    run.options.adam_epsilon = 1e-3;  // as above
+    run.options.output_dir = run.out("whole");
+    const TrainResult whole = train(run.options);
+    run.options.recompute = Recompute::kBlock;
+    run.options.output_dir = run.out("block");
+    train(run.options);
+    EXPECT_TRUE(file_content(run.out("whole") + "/model.safetensors") ==
+                file_content(run.out("block") + "/model.safetensors"));
+    run.options.bptt_segments = 7;  // 24 tokens in parts of 3 and 4
+    run.options.output_dir = run.out("segments");
+    const TrainResult segments = train(run.options);
+    EXPECT_LT(weights_differ(run.out("whole"), run.out("segments")), 1e-5) << mixer;
+    EXPECT_EQ(segments.eval.targets, whole.eval.targets);
+    EXPECT_NEAR(segments.eval.loss, whole.eval.loss, 1e-5 * whole.eval.loss);
+    EXPECT_EQ(segments.eval.bits_per_byte > 0, true);
+  }
+}
+
+TEST(Trainer, LeavesFrozenTensorsAlone) {
+  SmallRun run;
+  run.options.max_steps = 5;
+  run.options.save_steps = 1;
+  run.options.freeze = {"backbone.embeddings.*", "backbone.layers.0.*"};
+  TrainPlan plan;
+  TrainCallbacks callbacks;
+  callbacks.on_start = [&](const TrainPlan& p) { plan = p; };
+  train(run.options, callbacks);
+  const WeightFiles first(run.options.output_dir + "/checkpoint-00000001"),
+      last(run.options.output_dir);
+  const SafetensorsFile moments(run.options.output_dir +
+                                "/checkpoint-00000005/optimizer.safetensors");
+  int64_t trained = 0;
+  for (const TensorInfo& tensor : last.tensors()) {
+    const bool frozen = tensor.name.find("embeddings") != std::string::npos ||
+                        tensor.name.find("layers.0") != std::string::npos;
+    std::vector<float> x(static_cast<size_t>(tensor.count())), y(x.size());
+    read_to_f32(tensor, x.data());
+    read_to_f32(first.get(tensor.name, tensor.shape), y.data());
+    EXPECT_EQ(x == y, frozen) << tensor.name;
+    EXPECT_EQ(moments.find("exp_avg." + tensor.name) == nullptr, frozen) << tensor.name;
+    EXPECT_EQ(moments.find("exp_avg_sq." + tensor.name) == nullptr, frozen) << tensor.name;
+    if (!frozen) trained += tensor.count();
+  }
+  EXPECT_EQ(plan.trained_parameters, trained);
+  EXPECT_LT(plan.optimizer_bytes, plan.parameter_bytes);
 }
 
 TEST(Trainer, StartsFromAnotherModel) {
@@ -136,10 +188,16 @@ TEST(Trainer, PlansWhatTheNetworkNeeds) {
   cases.push_back({"wide", wide});
   for (const test::Case& c : cases) {
     SCOPED_TRACE(c.name);
-    const Network network(c.config, Device::create(), Product::kF32);
+    Network network(c.config, Device::create(), Product::kF32);
+    int64_t segments = 0;
     for (const auto& [B, L] : {std::pair<int64_t, int64_t>{1, 1}, {3, 37}, {4, 600}}) {
-      const MemoryPlan want = network.plan_training(B, L);
-      const SizeEstimate got = estimate_sizes(c.config, network.device(), B, L);
+      std::vector<std::string> freeze;
+      if (++segments == 3) freeze = {"*.embeddings.*", "*.layers.0.*"};
+      const StepOptions options = {std::min(segments, L),
+                                   segments == 2 ? Recompute::kScan : Recompute::kBlock};
+      network.freeze(frozen_by(network.table(), freeze));
+      const MemoryPlan want = network.plan_training(B, L, options);
+      const SizeEstimate got = estimate_sizes(c.config, network.device(), B, L, options, freeze);
       EXPECT_EQ(got.training.parameters, want.parameters);
       EXPECT_EQ(got.training.gradients, want.gradients);
       EXPECT_EQ(got.training.optimizer, want.optimizer);
@@ -274,6 +332,45 @@ std::vector<BadInput> bad_inputs() {
        kFile,
        {"nope", "found nothing"},
        [](R& r) { r.options.data = {r.out("nope")}; }},
+      {"weights without sources",
+       kArgument,
+       {"--data-weights", "each of the 1 paths", "got 2"},
+       [](R& r) {
+         r.options.data_weights = {1, 2};
+       }},
+      {"negative weight",
+       kArgument,
+       {"--data-weights", "-1"},
+       [](R& r) { r.options.data_weights = {-1}; }},
+      {"nan weight",
+       kArgument,
+       {"--data-weights", "nan"},
+       [=](R& r) { r.options.data_weights = {nan}; }},
+      {"weights of 0",
+       kArgument,
+       {"--data-weights", "above 0"},
+       [](R& r) { r.options.data_weights = {0}; }},
+      {"unknown dtype",
+       kArgument,
+       {"--data-dtype", "uint16, uint32", "int8"},
+       [](R& r) { r.options.data_dtype = "int8"; }},
+      {"ids of another tokenizer",
+       kFile,
+       {"x.bin", "0..255", "got 256 at token 0"},
+       [](R& r) {
+         write_text(r.out("valid"), "");
+         std::filesystem::rename(r.out("valid"), r.out("x.bin"));
+         write_text(r.out("x.bin"), std::string("\0\1", 2));
+         r.options.data = {r.out("x.bin")};
+       }},
+      {"wrong line",
+       kFile,
+       {"x.jsonl, line 2", "the keys body"},
+       [](R& r) {
+         std::filesystem::rename(r.out("valid"), r.out("x.jsonl"));
+         write_text(r.out("x.jsonl"), "\n{\"body\": 1}\n");
+         r.options.data = {r.out("x.jsonl")};
+       }},
       {"short data",
        kFile,
        {"--data", "at least 6001 tokens", "got 6000"},
@@ -300,7 +397,7 @@ std::vector<BadInput> bad_inputs() {
          write_text(r.out("config.json"), write_config(c));
        }},
       {"unknown tokenizer",
-       kArgument,
+       ErrorCode::kBadFile,
        {"bytes", "words"},
        [](R& r) { r.options.tokenizer = "words"; }},
       {"no output",

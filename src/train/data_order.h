@@ -1,50 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text files as one stream of tokens, and the order in which windows of it are trained on: a
-// function of (seed, number of the sample) alone, so that a run can go on at any sample without a
-// saved list.
+// The order in which a stream of tokens is trained on: a function of (seed, number of the sample)
+// alone, so that a run can go on at any sample without a saved list.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
-#include <vector>
 
-#include "base/mapped_file.h"
 #include "base/rng.h"
-#include "mamba/tokenizer.h"
 #include "mamba/train.h"
 
 namespace mamba {
-
-// The tokens of files, one behind the other. With the byte tokenizer the files stay mapped; others
-// are encoded once.
-class TokenStream {
- public:
-  // `what` names the option in messages, e.g. "--data". Paths are files, or folders whose files
-  // (those of their subfolders too, names that start with a dot left out) are taken in the order of
-  // their paths. Throws bad_file for what is missing, not readable or has no text.
-  TokenStream(const std::vector<std::string>& paths, const Tokenizer& tokenizer,
-              const std::string& what);
-
-  int64_t size() const { return size_; }
-  const std::vector<std::string>& files() const { return files_; }
-  // Tokens [begin, begin + count) of the stream.
-  void read(int64_t begin, int64_t count, int32_t* out) const;
-  // 16 hex digits over the size and 256 blocks spread over the stream: tells data sets apart at the
-  // cost of reading 1 MiB.
-  std::string fingerprint() const;
-
- private:
-  struct Part {
-    int64_t begin;  // of its first token in the stream
-    int64_t count;
-    MappedFile file;           // byte tokenizer
-    std::vector<int32_t> ids;  // any other
-  };
-  std::vector<std::string> files_;
-  std::vector<Part> parts_;
-  int64_t size_ = 0;
-};
 
 // A bijection of [0, count) chosen by (seed, stream), in constant memory: a Feistel network over
 // the next power of four, walked until it lands inside.
@@ -60,6 +25,9 @@ class IndexPermutation {
   uint64_t count_;
   int half_bits_;
 };
+
+// The order of `count` things in an epoch of a run.
+IndexPermutation epoch_permutation(int64_t count, uint64_t seed, int64_t epoch);
 
 // Where each sample starts. A sample is seq_len inputs and, one further on, seq_len targets. An
 // epoch cuts the stream into windows that share one token with the next; the rest at its end is
