@@ -101,6 +101,34 @@ TEST(Perplexity, AdjoiningWindowsLeaveOutTheirFirstToken) {
   EXPECT_NEAR(r.nll_sum, sum, 23 * kTolerance);
 }
 
+TEST(Perplexity, WindowsCanBeLimitedAndATailLeftOut) {
+  Model model = byte_model("mamba1");
+  const std::vector<int32_t> ids = prompt_ids(46);  // four windows of 10 tokens and a tail of 6
+  const auto sum_of = [&](int64_t windows) {
+    double sum = 0;
+    for (int64_t t = 1; t < windows * 10; ++t) {
+      if (t % 10 != 0) sum += nll_of(model, ids, t / 10 * 10, t);
+    }
+    return sum;
+  };
+  PerplexityOptions options = windows(10, 10);
+  options.drop_tail = true;
+  const PerplexityResult whole = evaluate_perplexity(model, source_of(ids, 7), options);
+  EXPECT_EQ(whole.tokens, 46);
+  EXPECT_EQ(whole.scored, 4 * 9);
+  EXPECT_NEAR(whole.nll_sum, sum_of(4), 36 * kTolerance);
+  options.max_windows = 3;
+  const PerplexityResult three = evaluate_perplexity(model, source_of(ids, 7), options);
+  EXPECT_EQ(three.scored, 3 * 9);
+  EXPECT_NEAR(three.nll_sum, sum_of(3), 27 * kTolerance);
+  const std::vector<int32_t> nine = prompt_ids(9);
+  EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"at least 10 tokens", "got 9"},
+                               [&] { evaluate_perplexity(model, source_of(nine, 7), options); }));
+  options.max_windows = -1;
+  EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"max_windows", "got -1"},
+                               [&] { evaluate_perplexity(model, source_of(ids, 7), options); }));
+}
+
 TEST(Perplexity, TextShorterThanAWindowIsOneWindow) {
   Model model = byte_model("mamba1");
   const std::vector<int32_t> ids = prompt_ids(5);
