@@ -4,7 +4,8 @@
 
 # Used by the scripts that source this file.
 # shellcheck disable=SC2034
-readonly BUILD_PACKAGES="g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev"
+readonly BUILD_PACKAGES="g++ cmake ninja-build libdnnl-dev nlohmann-json3-dev libcli11-dev libfmt-dev \
+libpcre2-dev libutf8proc-dev libedit-dev zlib1g-dev"
 
 die() {
   echo "$(basename "$0"): $*" >&2

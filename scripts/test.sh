@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 # shellcheck disable=SC2086
-need_packages $BUILD_PACKAGES libgtest-dev python3
+need_packages $BUILD_PACKAGES libgtest-dev python3 groff zsh fish
 cmake --preset ci
 cmake --build --preset ci
 results=$PWD/build/ci/results.xml

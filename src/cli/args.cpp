@@ -16,9 +16,12 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <sstream>
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/near_names.h"
+#include "tokenizer/files.h"
 
 namespace mamba::cli {
 namespace {
@@ -44,22 +47,6 @@ double parse_number(const std::string& flag, const std::string& text, double low
          text);
   }
   return v;
-}
-
-// Levenshtein distance.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
 }
 
 struct CloseFile {
@@ -131,8 +118,8 @@ CLI::Option* add_choice(CLI::App& app, const std::string& flags, std::string* va
           flags,
           [=](const std::string& text) {
             if (std::find(allowed.begin(), allowed.end(), text) == allowed.end()) {
-              fail(ErrorCode::kInvalidArgument, "[{}] expected one of {}, got '{}'", name,
-                   fmt::join(allowed, ", "), text);
+              fail(ErrorCode::kInvalidArgument, "[{}] expected one of {}, got '{}'{}", name,
+                   fmt::join(allowed, ", "), text, did_you_mean(text, allowed));
             }
             *value = text;
           },
@@ -167,17 +154,42 @@ ModelOptions model_options(const RunOptions& options) {
                                         : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
   model.dtype = options.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  model.on_warning = [](const std::string& warning) {
+    std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  };
   return model;
 }
 
-std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config) {
-  std::unique_ptr<Tokenizer> bytes = make_tokenizer("bytes");
-  if (config.vocab_size != bytes->vocab_size()) return nullptr;
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
+std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config,
+                                        std::string* why_none) {
+  std::unique_ptr<Tokenizer> tokenizer;
+  const auto has = [&](const char* name) {
     std::error_code ignored;
-    if (std::filesystem::exists(folder + "/" + name, ignored)) return nullptr;
+    return std::filesystem::exists(folder + "/" + name, ignored);
+  };
+  const auto none = [&](std::string reason) {
+    if (why_none != nullptr) *why_none = std::move(reason);
+    return nullptr;
+  };
+  if (has("tokenizer.json") || has("vocab.json")) {
+    try {
+      tokenizer = load_tokenizer(folder);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnsupported) throw;
+      return none(error.what());
+    }
+  } else if (says_bytes(folder) || (!has("tokenizer.model") && config.vocab_size == 256)) {
+    return make_tokenizer("bytes");
+  } else {
+    return none(fmt::format("'{}' has no tokenizer.json", folder));
   }
-  return bytes;
+  if (tokenizer->vocab_size() > config.vocab_size) {
+    fail(ErrorCode::kBadFile,
+         "[{}] expected a tokenizer of at most the {} ids of the model, got {}; is it another "
+         "model's?",
+         folder, config.vocab_size, tokenizer->vocab_size());
+  }
+  return tokenizer;
 }
 
 std::string closest(const std::string& word, const std::vector<std::string>& words) {
@@ -190,6 +202,27 @@ std::string closest(const std::string& word, const std::vector<std::string>& wor
     best = candidate;
   }
   return best;
+}
+
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& words) {
+  const std::string best = closest(word, words);
+  return best.empty() ? "" : fmt::format(" (did you mean '{}'?)", best);
+}
+
+// CLI11 keeps them for us as the text below its help: two lines for each.
+void add_examples(CLI::App& app, const std::vector<Example>& examples) {
+  std::string text;
+  for (const Example& e : examples) text += e.text + "\n" + e.command + "\n";
+  app.footer(text);
+}
+
+std::vector<Example> examples_of(const CLI::App& app) {
+  std::istringstream lines(app.get_footer());
+  std::vector<Example> examples;
+  for (Example e; std::getline(lines, e.text) && std::getline(lines, e.command);) {
+    examples.push_back(e);
+  }
+  return examples;
 }
 
 void write_output(std::string_view text) {
@@ -256,5 +289,9 @@ void catch_interrupt() {
   ::sigaction(SIGINT, &action, nullptr);
 }
 bool interrupted() { return g_interrupted.load(); }
+void clear_interrupt() {
+  g_interrupted.store(false);
+  catch_interrupt();
+}
 
 }  // namespace mamba::cli

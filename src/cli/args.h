@@ -18,7 +18,9 @@ namespace mamba::cli {
 
 // Options of one value that must be a whole number, a finite number or one of a list of words. What
 // is out of range throws invalid_argument naming the flag, the range and the value. The default is
-// the value at the time of the call.
+// the value at the time of the call. The name of a type is read by help and shell completion: words
+// in lower case with | between them are the values themselves, FILE and DIR are names of files and
+// folders, FOLDER, MODEL and PATH too ("bytes|DIR", "FILE|PRESET", "f32|bf16", "N").
 CLI::Option* add_int(CLI::App& app, const std::string& flags, int64_t* value, int64_t low,
                      int64_t high, const std::string& help);
 CLI::Option* add_number(CLI::App& app, const std::string& flags, double* value, double low,
@@ -43,12 +45,23 @@ struct RunOptions {
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
 ModelOptions model_options(const RunOptions& options);
 
-// The tokenizer of a model folder, or null where this version reads none: bytes, if the folder has
-// no tokenizer files and the vocabulary is that of bytes.
-std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config);
+// The tokenizer of a model folder: that of its files, or bytes if it has none and the vocabulary is
+// that of bytes. Null, with the reason, where there is none that this version reads.
+std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config& config,
+                                        std::string* why_none = nullptr);
 
 // The word of `words` closest to `word` when it is close enough to be meant, else "".
 std::string closest(const std::string& word, const std::vector<std::string>& words);
+// " (did you mean 'word'?)" for the closest one, else "".
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& words);
+
+// What the help and the manual show below the flags of a command: a line of text and the command
+// that it is about, as it would be typed, beginning with "mamba-cpp".
+struct Example {
+  std::string text, command;
+};
+void add_examples(CLI::App& app, const std::vector<Example>& examples);
+std::vector<Example> examples_of(const CLI::App& app);
 
 // Thrown when the reader of standard output has gone: the program ends quietly.
 struct OutputClosed {};
@@ -69,5 +82,7 @@ void expect_writable(const std::string& path);
 // process at once.
 void catch_interrupt();
 bool interrupted();
+// Forgets a Ctrl-C that has been dealt with, and catches the next one.
+void clear_interrupt();
 
 }  // namespace mamba::cli

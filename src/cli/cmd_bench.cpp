@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "bench/bench.h"
 #include "cli/args.h"
 #include "cli/commands.h"
@@ -26,7 +27,7 @@ struct BenchFlags {
   std::string name, shape, model, output = "table";
   int64_t batch_size = 1, prompt = 512, seq_len = 256, steps = 5;
   double seconds = 0.5;
-  bool cold = false;
+  bool cold = false, json = false;
 };
 
 Limits limits_of(const ModelOptions& options) {
@@ -143,7 +144,7 @@ int run_kernel(const BenchFlags& flags) {
   }
   if (flags.output == "json") {
     const OrderedJson json = {{"machine", machine_json(limits)}, {"kernels", results}};
-    write_output(json.dump(2) + "\n");
+    write_output(json_text(json));
   }
   return 0;
 }
@@ -184,7 +185,7 @@ int run_model(const BenchFlags& flags) {
           {"share_of_read", read_share_json(decode_share, false)}}},
         {"peak_rss_bytes", peak},
     };
-    write_output(json.dump(2) + "\n");
+    write_output(json_text(json));
     return 0;
   }
   write_output(machine_text(limits));
@@ -220,7 +221,7 @@ int run_train(const BenchFlags& flags) {
         {"planned_bytes", r.planned_bytes},
         {"peak_rss_bytes", r.peak_rss_bytes},
     };
-    write_output(json.dump(2) + "\n");
+    write_output(json_text(json));
     return 0;
   }
   constexpr double kMiB = 1048576.0;
@@ -237,6 +238,7 @@ int run_train(const BenchFlags& flags) {
 void add_common(CLI::App& app, BenchFlags* f, bool with_dtype) {
   add_run_options(app, &f->run, with_dtype);
   add_choice(app, "-o,--output", &f->output, {"table", "json"}, "Form of the result");
+  app.add_flag("--json", f->json, "As -o json");
 }
 
 }  // namespace
@@ -253,19 +255,26 @@ CommandRun add_bench(CLI::App& parent) {
   add_number(*kernel, "--seconds", &f->seconds, 0, 600, "Time to measure each kernel at least");
   kernel->add_flag("--cold", f->cold, "Flush the caches before each run");
   add_common(*kernel, f, false);
+  add_examples(*kernel, {{"The scan with a batch of 8, caches flushed before each run",
+                          "mamba-cpp bench kernel scan_forward --shape B=8 --cold"}});
   CLI::App* model = app->add_subcommand("model", "Prefill and decode with random weights");
   add_text(*model, "model", &f->model, "MODEL", "Preset, model folder or config file")->required();
   add_int(*model, "--batch-size", &f->batch_size, 1, 65536, "Sequences");
   add_int(*model, "--prompt-length", &f->prompt, 1, 16777216, "Tokens of the prompt");
   add_number(*model, "--seconds", &f->seconds, 0, 600, "Time to measure each part at least");
   add_common(*model, f, true);
+  add_examples(*model, {{"Tokens a second of a size of the paper",
+                         "mamba-cpp bench model mamba-130m --dtype bf16 --json"}});
   CLI::App* train = app->add_subcommand("train", "Training steps on random tokens");
   add_text(*train, "model", &f->model, "MODEL", "Preset, model folder or config file")->required();
   add_int(*train, "--batch-size", &f->batch_size, 1, 65536, "Sequences of a step");
   add_int(*train, "--seq-len", &f->seq_len, 1, 16777216, "Tokens of a sequence");
   add_int(*train, "--steps", &f->steps, 1, 100000, "Steps to time, after one that is not timed");
   add_common(*train, f, true);
+  add_examples(*train, {{"Tokens a second of training",
+                         "mamba-cpp bench train mamba-130m --batch-size 4 --seq-len 512"}});
   return [=] {
+    if (flags->json) flags->output = "json";
     if (kernel->parsed()) return run_kernel(*flags);
     if (model->parsed()) return run_model(*flags);
     return run_train(*flags);

@@ -3,15 +3,18 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/generate_jsonl.h"
+#include "cli/result_file.h"
+#include "cli/sampling_args.h"
 #include "generate/text_stream.h"
 #include "mamba/generate.h"
 
@@ -23,17 +26,17 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxPromptBytes = int64_t{1} << 30;
 constexpr int64_t kMaxSamples = 4096;
-// JSON numbers are doubles for many readers: seeds that we choose stay exact there.
-constexpr int64_t kMaxSeed = (int64_t{1} << 53) - 1;
+constexpr int64_t kMaxLogprobs = 1000;
 
 struct GenerateFlags {
   RunOptions run;
+  SamplingFlags sampling;
+  JsonlFlags lines;
   std::string model, prompt, file, prompt_ids, state_in, state_out;
-  int64_t tokens = 128, samples = 1, seed = -1, top_k = 0;
-  double temperature = 0.8, top_p = 0.95, min_p = 0;
+  int64_t tokens = 128, samples = 1, ctx_size = 0;
   std::vector<std::string> stop;
   bool ignore_eos = false, echo = false, json = false;
-  CLI::Option *prompt_option = nullptr, *ids_option = nullptr, *seed_option = nullptr;
+  CLI::Option *prompt_option = nullptr, *ids_option = nullptr, *logprobs_option = nullptr;
 };
 
 struct Timings {
@@ -63,11 +66,15 @@ class GenerateCommand {
   int run() {
     as_ids_ = tokenizer_ == nullptr || flags_.ids_option->count() > 0;
     catch_interrupt();
+    if (flags_.lines.jsonl) return run_lines();
     Session session =
         flags_.state_in.empty() ? generator_.start() : load_session(flags_.state_in, model_);
     const GenerateOptions options = generate_options(session);
+    keep_history_for(session, options.sampling);
     read_prompt(session);
+    const int64_t before = session.tokens;
     const std::vector<Generation> results = run_model(session, options);
+    note_length(before, results);
     if (!flags_.state_out.empty() && session.tokens > 0) {
       save_session(flags_.state_out, session, model_);
     }
@@ -76,19 +83,32 @@ class GenerateCommand {
   }
 
  private:
+  // --ctx-size comes from programs whose models end there: here it is only a mark.
+  void note_length(int64_t before, const std::vector<Generation>& results) const {
+    size_t longest = 0;
+    for (const Generation& r : results) longest = std::max(longest, r.ids.size());
+    const int64_t tokens = before + static_cast<int64_t>(prompt_ids_.size() + longest);
+    if (flags_.ctx_size == 0 || tokens <= flags_.ctx_size) return;
+    fmt::print(stderr, "note: {} tokens are more than --ctx-size {}; the state goes on\n", tokens,
+               flags_.ctx_size);
+  }
+
+  int run_lines() {
+    JsonlDefaults defaults;
+    defaults.sampling =
+        sampling_options(flags_.sampling, flags_.model, model_.config(), tokenizer_.get());
+    defaults.seed_given = flags_.sampling.seed >= 0;
+    defaults.max_tokens = flags_.tokens;
+    defaults.stop = flags_.stop;
+    defaults.ignore_eos = flags_.ignore_eos;
+    const std::string input = flags_.file.empty() ? "-" : flags_.file;
+    return generate_jsonl(model_, tokenizer_.get(), input, defaults, flags_.lines);
+  }
+
   GenerateOptions generate_options(const Session& session) {
     GenerateOptions options;
-    SamplingOptions& s = options.sampling;
-    s.temperature = flags_.temperature;
-    s.top_k = flags_.top_k;
-    s.top_p = flags_.top_p;
-    s.min_p = flags_.min_p;
-    // A continued session goes on with its own seed unless another is asked for.
-    s.seed = static_cast<uint64_t>(flags_.seed);
-    if (flags_.seed < 0) {
-      const bool continued = session.tokens > 0 && flags_.seed_option->count() == 0;
-      s.seed = continued ? session.seed : std::random_device{}() & kMaxSeed;
-    }
+    options.sampling = sampling_options(flags_.sampling, flags_.model, model_.config(),
+                                        tokenizer_.get(), &session);
     options.max_tokens = flags_.tokens;
     options.samples = flags_.samples;
     options.stop = flags_.stop;
@@ -151,19 +171,8 @@ class GenerateCommand {
     if (!prompt.empty()) {
       prompt_ids_ = tokenizer_->encode(prompt);
     } else if (session.tokens == 0) {
-      prompt_ids_ = {first_token()};
+      prompt_ids_ = {first_token(model_.config(), tokenizer_.get())};
     }
-  }
-
-  // What an empty prompt starts from: the model's first token or, for bytes, the end of a line.
-  int32_t first_token() const {
-    if (model_.config().bos_token_id >= 0) {
-      return static_cast<int32_t>(model_.config().bos_token_id);
-    }
-    if (tokenizer_ != nullptr) return tokenizer_->encode("\n").at(0);
-    fail(ErrorCode::kInvalidArgument,
-         "[generate] expected a prompt, got none, and '{}' names no first token; give --prompt-ids",
-         flags_.model);
   }
 
   std::vector<Generation> run_model(Session& session, const GenerateOptions& options) {
@@ -178,9 +187,15 @@ class GenerateCommand {
       }
     }
     Clock::time_point start = Clock::now();
+    const int64_t before = session.tokens;
     const bool whole = generator_.prefill(session, prompt_ids_, options.interrupted);
     timings_.prompt = seconds_since(start);
-    timings_.prompt_tokens = static_cast<int64_t>(prompt_ids_.size());
+    timings_.prompt_tokens = session.tokens - before;
+    if (!whole) {
+      std::fprintf(stderr, "interrupted after %lld of %zu tokens of the prompt\n",
+                   static_cast<long long>(timings_.prompt_tokens), prompt_ids_.size());
+      prompt_ids_.resize(static_cast<size_t>(timings_.prompt_tokens));
+    }
     std::vector<Generation> results(static_cast<size_t>(flags_.samples));
     start = Clock::now();
     if (whole) {
@@ -201,12 +216,13 @@ class GenerateCommand {
     json["ids"] = result.ids;
     json["text"] = echo_text_ + result.text;
     json["finish_reason"] = finish_reason_name(result.finish_reason);
+    if (flags_.sampling.logprobs >= 0) json["logprobs"] = logprobs_json(result, tokenizer_.get());
     json["timings"] = {
         {"load_seconds", timings_.load},
         {"prompt_tokens", timings_.prompt_tokens},
         {"prompt_seconds", timings_.prompt},
         {"prompt_tokens_per_second", rate(timings_.prompt_tokens, timings_.prompt)},
-        {"generated_tokens", timings_.generated_tokens},
+        {"generated_tokens", timings_.generated_tokens},  // of all samples, as the next two
         {"generate_seconds", timings_.generate},
         {"generated_tokens_per_second", rate(timings_.generated_tokens, timings_.generate)},
     };
@@ -233,7 +249,7 @@ class GenerateCommand {
     if (flags_.json) {
       OrderedJson all = OrderedJson::array();
       for (const Generation& r : results) all.push_back(json_of(r, seed));
-      stream((results.size() == 1 ? all[0] : all).dump(2) + "\n");
+      stream(json_text(results.size() == 1 ? all[0] : all));
       return;
     }
     if (results.size() > 1) {
@@ -266,8 +282,26 @@ class GenerateCommand {
   char last_character_ = 0;
 };
 
+void add_jsonl_options(CLI::App& app, GenerateFlags* f) {
+  CLI::Option* jsonl = app.add_flag(
+      "--jsonl", f->lines.jsonl,
+      "Prompts as JSON lines from -f or standard input, answers as JSON lines in their order");
+  add_text(app, "-o,--output", &f->lines.output, "FILE", "A new file for the answers of --jsonl")
+      ->needs(jsonl);
+  app.add_flag("--resume", f->lines.resume, "Go on with the --output of an interrupted run")
+      ->needs(app.get_option("--output"));
+  add_int(app, "-b,--batch-size", &f->lines.batch_size, 1, kMaxSamples,
+          "Prompts of --jsonl to answer together")
+      ->needs(jsonl);
+  for (const char* other : {"--prompt", "--prompt-ids", "--samples", "--echo", "--state-in",
+                            "--state-out", "--json", "--ctx-size"}) {
+    jsonl->excludes(app.get_option(other));
+  }
+}
+
 void add_flags(CLI::App& app, GenerateFlags* f) {
-  add_text(app, "-m,--model", &f->model, "FOLDER", "Model folder")->required();
+  add_text(app, "-m,--model,--pretrained-model-name-or-path", &f->model, "FOLDER", "Model folder")
+      ->required();
   f->prompt_option = add_text(app, "-p,--prompt", &f->prompt, "TEXT", "Prompt");
   CLI::Option* file =
       add_text(app, "-f,--file", &f->file, "FILE", "Prompt from a file; - for standard input");
@@ -275,15 +309,9 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
                            "Prompt as ids, e.g. 1,2,3; the answer is ids too");
   file->excludes(f->prompt_option);
   f->ids_option->excludes(f->prompt_option)->excludes(file);
-  add_int(app, "-n,--tokens", &f->tokens, 0, int64_t{1} << 40, "Tokens to generate at most");
-  add_number(app, "--temp,--temperature", &f->temperature, 0, 1000,
-             "Temperature; 0: always the most likely token");
-  add_int(app, "--top-k", &f->top_k, 0, std::numeric_limits<int32_t>::max(),
-          "Draw from the N most likely tokens; 0: all");
-  add_number(app, "--top-p", &f->top_p, 1e-9, 1, "Draw from the most likely tokens of this mass");
-  add_number(app, "--min-p", &f->min_p, 0, 1, "Drop tokens below this share of the most likely");
-  f->seed_option = add_int(app, "--seed", &f->seed, -1, std::numeric_limits<int64_t>::max(),
-                           "Seed; -1: another one each time, or that of --state-in");
+  add_int(app, "-n,--max-new-tokens,--tokens,--predict,--n-predict,--max-tokens", &f->tokens, 0,
+          int64_t{1} << 40, "Tokens to generate at most");
+  add_sampling_options(app, &f->sampling);
   app.add_option("--stop", f->stop, "Text that ends the answer; may be repeated")
       ->type_name("STR")
       ->allow_extra_args(false);
@@ -292,8 +320,15 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
   app.add_flag("--echo", f->echo, "Repeat the prompt before the answer");
   add_text(app, "--state-in", &f->state_in, "FILE", "Go on from a saved state");
   add_text(app, "--state-out", &f->state_out, "FILE", "Save the state behind the answer");
+  add_int(app, "-c,--ctx-size", &f->ctx_size, 0, int64_t{1} << 40,
+          "Say so when prompt and answer are longer; states have no limit, so it ends nothing");
   add_run_options(app, &f->run);
   app.add_flag("--json", f->json, "Print one JSON object (a list of them for --n) at the end");
+  f->logprobs_option =
+      add_int(app, "--logprobs", &f->sampling.logprobs, 0, kMaxLogprobs,
+              "In JSON: the log-probability of each token and of the N most likely ones")
+          ->default_str("");
+  add_jsonl_options(app, f);
 }
 
 }  // namespace
@@ -302,12 +337,29 @@ CommandRun add_generate(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("generate", "Write text, or ids, with a model");
   auto flags = std::make_shared<GenerateFlags>();
   add_flags(*app, flags.get());
+  add_examples(
+      *app, {
+                {"Go on with a text", "mamba-cpp generate -m MODEL -p 'Once upon a time' -n 200"},
+                {"The most likely answer to a question in a file, as JSON",
+                 "mamba-cpp generate -m MODEL -f question.txt --temp 0 --json"},
+                {"Keep what was read, and go on from it at once",
+                 "mamba-cpp generate -m MODEL -f book.txt -n 0 --state-out book.state"},
+                {"Many prompts together, {\"prompt\": ...} a line",
+                 "mamba-cpp generate -m MODEL --jsonl -f prompts.jsonl -o answers.jsonl"},
+            });
   return [flags] {
     if (!flags->state_out.empty() && flags->samples > 1) {
       fail(ErrorCode::kInvalidArgument,
            "[--state-out] expected one sample, got --n {}; save the state of one answer",
            flags->samples);
     }
+    if (flags->logprobs_option->count() > 0 && !flags->json && !flags->lines.jsonl) {
+      fail(
+          ErrorCode::kInvalidArgument,
+          "[--logprobs] expected --json or --jsonl with it, got plain text, which has no place for "
+          "them; add one");
+    }
+    if (!flags->lines.output.empty()) check_result_path(flags->lines.output, flags->lines.resume);
     if (!flags->state_out.empty()) expect_writable(flags->state_out);
     return GenerateCommand(*flags).run();
   };

@@ -5,17 +5,18 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "formats/config_fields.h"
 #include "formats/hf_config.h"
-#include "formats/safetensors.h"
-#include "model/network.h"
+#include "formats/mamba_c_file.h"
+#include "formats/weight_files.h"
+#include "model/parameter_table.h"
 #include "model/size_estimate.h"
 
 namespace mamba::cli {
@@ -35,47 +36,19 @@ struct TensorLine {
   std::vector<int64_t> shape;
 };
 
-std::unique_ptr<Network> network_of(Config config, int64_t layers) {
-  config.n_layer = layers;
-  return std::make_unique<Network>(config, Device::create(), Product::kF32);
-}
-
 // The tensors that this configuration has, in order.
 std::vector<TensorLine> expected_tensors(const Config& config) {
-  const std::unique_ptr<Network> network = network_of(config, 1);
-  const std::string first = "layers.0.";
-  std::vector<TensorLine> before, layer, after, all;
-  for (const ParamSpec& spec : network->table().specs()) {
-    const bool in_layer = spec.name.find(first) != std::string::npos;
-    (in_layer        ? layer
-     : layer.empty() ? before
-                     : after)
-        .push_back({spec.name, DType::kF32, spec.shape});
+  std::vector<TensorLine> all;
+  const ParamTable parameters = parameter_table(config);
+  for (const ParamSpec& spec : parameters.specs()) {
+    all.push_back({spec.name, DType::kF32, spec.shape});
   }
-  all = before;
-  for (int64_t i = 0; i < config.n_layer; ++i) {
-    for (TensorLine t : layer) {
-      t.name.replace(t.name.find(first), first.size(), fmt::format("layers.{}.", i));
-      all.push_back(std::move(t));
-    }
-  }
-  all.insert(all.end(), after.begin(), after.end());
   return all;
-}
-
-bool has_weights(const std::string& path) {
-  namespace fs = std::filesystem;
-  std::error_code ignored;
-  if (!fs::is_directory(path, ignored)) return false;
-  for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
-    if (fs::exists(fs::path(path) / name, ignored)) return true;
-  }
-  return false;
 }
 
 // The tensors of the files; bad_file naming the first of all that do not fit the configuration.
 std::vector<TensorLine> stored_tensors(const std::string& path, const Config& config) {
-  const ShardedSafetensors file(path);
+  const WeightFiles file(path);
   std::vector<TensorLine> tensors;
   std::vector<std::string> problems;
   for (const TensorLine& t : expected_tensors(config)) {
@@ -175,11 +148,11 @@ int run_inspect(const InspectFlags& flags) {
   Inspection r;
   r.config = load_config(flags.path, &r.warnings);
   r.config.validate();
-  r.weights = has_weights(flags.path);
+  r.weights = has_weights(flags.path) || is_mamba_c_file(flags.path);
   r.tensors = r.weights ? stored_tensors(flags.path, r.config) : expected_tensors(r.config);
   r.parameters = parameter_count(r.config);
   r.sizes = estimate_sizes(r.config, *Device::create(), flags.batch_size, flags.seq_len);
-  write_output(flags.json ? to_json(flags, r).dump(2) + "\n" : to_text(flags, r));
+  write_output(flags.json ? json_text(to_json(flags, r)) : to_text(flags, r));
   return 0;
 }
 
@@ -196,6 +169,9 @@ CommandRun add_inspect(CLI::App& parent) {
   add_int(*app, "--seq-len", &f->seq_len, 1, 16777216,
           "Of the training step whose memory is shown");
   app->add_flag("--json", f->json, "Print JSON");
+  add_examples(*app, {{"What training a size of the paper would take",
+                       "mamba-cpp inspect mamba-130m --batch-size 8 --seq-len 1024"},
+                      {"A model folder, for programs", "mamba-cpp inspect MODEL --json"}});
   return [flags] { return run_inspect(*flags); };
 }
 

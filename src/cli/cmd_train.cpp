@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <csignal>
 #include <ctime>
@@ -15,6 +17,7 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
+#include "cli/train_json.h"
 #include "mamba/tokenizer.h"
 #include "mamba/train.h"
 #include "train/model_card.h"
@@ -43,9 +46,10 @@ extern "C" void on_stop_signal(int signal) {
 struct TrainFlags {
   TrainOptions options;
   RunOptions run;
-  std::string schedule = "cosine", order = "shuffled";
+  std::string schedule = "cosine", order = "shuffled", recompute = "none", vocab_size;
+  std::string packing = "stream", data_weights;
   int64_t seed = 0;
-  bool dry_run = false;
+  bool dry_run = false, json = false;
   CLI::Option *resume = nullptr, *eval_steps = nullptr, *eval_batches = nullptr;
 };
 
@@ -72,13 +76,31 @@ std::string own_command_line(bool going_on) {
     const size_t end = std::min(words.find('\0', begin), words.size());
     const std::string word = words.substr(begin, end - begin);
     begin = end + 1;
-    if (skip || (going_on && word.starts_with("--init-from"))) {
-      skip = !skip && word == "--init-from";
+    const bool init = word.starts_with("--init-from") || word.starts_with("--init_from");
+    if (skip || (going_on && init)) {
+      skip = !skip && word.find('=') == std::string::npos;
       continue;
     }
     line += line.empty() ? "mamba-cpp" : " " + shell_quoted(word);
   }
   return line;
+}
+
+// "0.7,0.3"; "" is none.
+std::vector<double> parse_weights(const std::string& text) {
+  std::vector<double> weights;
+  for (size_t begin = 0; !text.empty() && begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    double weight = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, weight);
+    if (error != std::errc() || stop != text.data() + end) {
+      fail(ErrorCode::kInvalidArgument, "[--data-weights] expected numbers like 0.7,0.3, got '{}'",
+           printable(text));
+    }
+    weights.push_back(weight);
+    begin = end + 1;
+  }
+  return weights;
 }
 
 TrainOptions options_of(const TrainFlags& flags) {
@@ -88,6 +110,14 @@ TrainOptions options_of(const TrainFlags& flags) {
   options.threads = model.threads;
   options.lr_schedule = lr_schedule_from_name(flags.schedule);
   options.data_order = data_order_from_name(flags.order);
+  options.packing = packing_from_name(flags.packing);
+  options.data_weights = parse_weights(flags.data_weights);
+  options.recompute = recompute_from_name(flags.recompute);
+  if (!flags.vocab_size.empty()) {
+    options.vocab_size = flags.vocab_size == "auto"
+                             ? kVocabAuto
+                             : parse_int("--vocab-size", flags.vocab_size, 1, 16'777'216);
+  }
   options.seed = static_cast<uint64_t>(flags.seed);
   options.resume = flags.resume->count() > 0;
   options.command_line = own_command_line(false);
@@ -103,22 +133,63 @@ std::string mib(int64_t bytes) {
   return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / 1048576.0);
 }
 
+std::string data_text(const TrainOptions& o, const TrainPlan& plan) {
+  std::string text =
+      fmt::format("data             {} tokens, {:.1f} steps an epoch, packing {}",
+                  with_commas(plan.data_tokens), plan.steps_per_epoch, packing_name(o.packing));
+  if (o.packing == Packing::kDocuments)
+    text += fmt::format(", {:.1f} % padding", 100 * plan.padding);
+  text += "\n";
+  const auto samples =
+      static_cast<double>(o.gradient_accumulation_steps * o.batch_size * plan.max_steps);
+  for (const TrainSource& s : plan.sources) {
+    text +=
+        fmt::format("source           {}: {} tokens in {} document{}", printable(s.name, 200),
+                    with_commas(s.tokens), with_commas(s.documents), s.documents == 1 ? "" : "s");
+    if (s.files > 1) text += fmt::format(" of {} files", with_commas(s.files));
+    if (s.scored < s.tokens) text += fmt::format(", {} with a loss", with_commas(s.scored));
+    if (s.left_out > 0) text += fmt::format(", {} left out", with_commas(s.left_out));
+    text += fmt::format("; {} sequences", with_commas(s.sequences));
+    if (plan.sources.size() > 1) {
+      text += fmt::format(", weight {:.4g}, {:.2f} epochs in all", s.weight,
+                          s.weight * samples / static_cast<double>(s.sequences));
+      if (o.packing == Packing::kDocuments)
+        text += fmt::format(", {:.1f} % padding", 100 * s.padding);
+    }
+    text += "\n";
+  }
+  return text;
+}
+
 std::string plan_text(const TrainOptions& o, const TrainPlan& plan) {
   const Config& c = plan.config;
-  std::string text = fmt::format("model            {}, width {}, {} layers, vocabulary {}\n",
-                                 c.mixer, c.d_model, c.n_layer, c.vocab_size);
-  text += fmt::format("parameters       {}\n", with_commas(plan.parameters));
+  std::string text = fmt::format("model            {}, width {}, {} layers, vocabulary {}", c.mixer,
+                                 c.d_model, c.n_layer, c.vocab_size);
+  if (plan.grown_from > 0) {
+    text += fmt::format(" ({} of them from --init-from)", plan.grown_from);
+  }
+  text += "\n";
+  text += fmt::format("parameters       {}", with_commas(plan.parameters));
+  if (plan.trained_parameters != plan.parameters) {
+    text += fmt::format(", {} of them trained", with_commas(plan.trained_parameters));
+  }
+  text += "\n";
   text += fmt::format(
       "memory           {}: parameters {}, gradients {}, optimizer {}, activations {}, scratch "
       "{}\n",
       mib(plan.total_bytes()), mib(plan.parameter_bytes), mib(plan.gradient_bytes),
       mib(plan.optimizer_bytes), mib(plan.activation_bytes), mib(plan.scratch_bytes));
-  text += fmt::format("tokens per step  {} ({} x {} x {})\n", with_commas(plan.tokens_per_step),
+  text += fmt::format("tokens per step  {} ({} x {} x {}", with_commas(plan.tokens_per_step),
                       o.gradient_accumulation_steps, o.batch_size, o.seq_len);
-  text += fmt::format("data             {} tokens, {:.1f} steps an epoch\n",
-                      with_commas(plan.data_tokens), plan.steps_per_epoch);
-  text += fmt::format("steps            {} to {} ({:.2f} epochs in all)\n", plan.first_step + 1,
-                      plan.max_steps, static_cast<double>(plan.max_steps) / plan.steps_per_epoch);
+  if (o.bptt_segments > 1) text += fmt::format(" in {} segments", o.bptt_segments);
+  text += fmt::format("), recompute {}\n", recompute_name(o.recompute));
+  text += data_text(o, plan);
+  const double epochs = static_cast<double>(plan.max_steps) / plan.steps_per_epoch;
+  text += plan.first_step == plan.max_steps
+              ? fmt::format("steps            all {} are done ({:.2f} epochs)\n", plan.max_steps,
+                            epochs)
+              : fmt::format("steps            {} to {} ({:.2f} epochs in all)\n",
+                            plan.first_step + 1, plan.max_steps, epochs);
   text += fmt::format("device           {}, {} threads, {}\n", plan.device, plan.threads,
                       o.bf16 ? "bf16 products" : "f32");
   return text;
@@ -182,7 +253,7 @@ int run_train(const TrainFlags& flags) {
   if (flags.dry_run) {
     const RunSetup setup = prepare_run(options, true);
     for (const std::string& notice : setup.notices) fmt::print(stderr, "note: {}\n", notice);
-    write_output(plan_text(options, setup.plan));
+    write_output(flags.json ? plan_json(options, setup.plan) : plan_text(options, setup.plan));
     return 0;
   }
   std::signal(SIGINT, on_stop_signal);
@@ -190,8 +261,10 @@ int run_train(const TrainFlags& flags) {
   TrainDisplay display(::isatty(STDERR_FILENO) != 0);
   const TrainResult result = train(options, callbacks_for(&display, options));
   display.clear();
+  if (flags.json) write_output(result_json(options, result));
   if (result.status == TrainStatus::kInterrupted) return report_interrupted(options, result);
   if (result.status == TrainStatus::kDiverged) return report_diverged(result);
+  if (flags.json) return 0;
   std::string text = fmt::format("trained {} steps in {}: loss {:.4f}", result.last.step,
                                  duration_text(result.last.seconds), result.last.loss);
   if (result.eval.targets > 0) {
@@ -209,17 +282,32 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
   add_text(app, "--model-config", &o->model_config, "FILE|PRESET",
            "Configuration of the model: a config.json, or one of the presets that 'inspect' knows");
   add_text(app, "--init-from", &o->init_from, "MODEL", "Start from the weights of a model folder");
-  app.add_option("--data", o->data, "Text files, or folders of them, to train on")
+  add_text(app, "--vocab-size", &f->vocab_size, "N|auto",
+           "Tokens of the model: with --init-from, new ones are added; auto: the tokenizer's");
+  app.add_option("--freeze", o->freeze,
+                 "Tensors that are not trained, by name: 'backbone.layers.[0-3].*'")
+      ->type_name("PATTERN...");
+  app.add_option("--data", o->data,
+                 "Text, JSONL (text, or prompt and response) or .bin token files, or folders of "
+                 "them, to train on")
       ->type_name("FILE|DIR...")
       ->required();
-  app.add_option("--valid", o->valid, "Held-out text for evaluations")->type_name("FILE|DIR...");
-  add_choice(app, "--tokenizer", &o->tokenizer, tokenizer_names(), "How text becomes ids");
+  add_text(app, "--data-weights", &f->data_weights, "W,W...",
+           "Make each path of --data a source with this share of the sequences");
+  add_text(app, "--data-dtype", &o->data_dtype, "uint16|uint32",
+           "Of .bin files without a description; uint16 if not given");
+  add_choice(app, "--packing", &f->packing, {"stream", "documents"},
+             "Sequences are windows of one stream, or whole documents side by side");
+  app.add_option("--valid", o->valid, "Held-out data for evaluations")->type_name("FILE|DIR...");
+  add_text(app, "--tokenizer", &o->tokenizer, "bytes|DIR|FILE",
+           "How text becomes ids: bytes, or a folder with tokenizer.json");
   add_text(app, "--output-dir", &o->output_dir, "DIR",
            "Where checkpoints, metrics.jsonl, curves.svg and the model go");
-  f->resume = app.add_option("--resume", o->resume_path,
+  f->resume = app.add_option("--resume,--resume-from-checkpoint", o->resume_path,
                              "Go on from this checkpoint, or from the newest in --output-dir")
                   ->expected(0, 1)
                   ->type_name("[PATH]");
+  app.add_flag("--json", f->json, "Print a JSON object at the end, or of the --dry-run");
   app.add_flag("--dry-run", f->dry_run,
                "Print parameters, memory and tokens per step without starting");
 }
@@ -227,16 +315,23 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
 void add_course_flags(CLI::App& app, TrainFlags* f) {
   TrainOptions* o = &f->options;
   add_int(app, "--max-steps", &o->max_steps, 1, kMany, "Updates of the weights");
-  add_int(app, "--batch-size", &o->batch_size, 1, 65536, "Sequences of one forward and backward");
-  add_int(app, "--seq-len", &o->seq_len, 1, int64_t{1} << 24, "Tokens of a sequence");
-  add_int(app, "--gradient-accumulation-steps", &o->gradient_accumulation_steps, 1, 65536,
-          "Batches that an update sums up");
+  add_int(app, "-b,--batch-size,--per-device-train-batch-size", &o->batch_size, 1, 65536,
+          "Sequences of one forward and backward");
+  add_int(app, "--seq-len,--max-seq-length", &o->seq_len, 1, int64_t{1} << 24,
+          "Tokens of a sequence");
+  add_int(app, "--gradient-accumulation-steps,--grad-accum", &o->gradient_accumulation_steps, 1,
+          65536, "Batches that an update sums up");
+  add_int(app, "--bptt-segments", &o->bptt_segments, 1, int64_t{1} << 24,
+          "Parts of a sequence in memory one at a time, with equal gradients");
+  add_choice(app, "--recompute", &f->recompute, {"none", "scan", "block"},
+             "What a step computes again instead of keeping it in memory");
   add_choice(app, "--data-order", &f->order, {"shuffled", "sequential"}, "Order of the sequences");
-  add_int(app, "--seed", &f->seed, 0, std::numeric_limits<int64_t>::max(),
+  add_int(app, "-s,--seed", &f->seed, 0, std::numeric_limits<int64_t>::max(),
           "Of the first weights and of the order of the data");
-  add_number(app, "--learning-rate", &o->learning_rate, 0, 1e3, "At its peak");
+  add_number(app, "--learning-rate,--lr", &o->learning_rate, 0, 1e3, "At its peak");
   add_int(app, "--warmup-steps", &o->warmup_steps, 0, kMany, "Steps up to the peak");
-  add_choice(app, "--lr-scheduler-type", &f->schedule, {"constant", "linear", "cosine", "wsd"},
+  add_choice(app, "--lr-scheduler-type,--lr-schedule", &f->schedule,
+             {"constant", "linear", "cosine", "wsd"},
              "Course of the learning rate; wsd is warm-up, stable, and a decay of the last fifth");
   add_number(app, "--min-lr-ratio", &o->min_lr_ratio, 0, 1, "Last learning rate to the peak");
   add_number(app, "--weight-decay", &o->weight_decay, 0, 1e3, "Of matrices; others have none");
@@ -270,6 +365,17 @@ CommandRun add_train(CLI::App& parent) {
   add_course_flags(*app, flags.get());
   add_report_flags(*app, flags.get());
   add_run_options(*app, &flags->run, false);
+  add_examples(
+      *app,
+      {
+          {"A small model on text files",
+           "mamba-cpp train --model-config config.json --data books --valid held-out.txt "
+           "--output-dir run"},
+          {"What it would take, without starting",
+           "mamba-cpp train --model-config mamba-130m --data books --output-dir run --dry-run"},
+          {"Go on where an interrupted run stopped, with the settings of a file",
+           "mamba-cpp train --config run.toml --resume"},
+      });
   return [flags] { return run_train(*flags); };
 }
 

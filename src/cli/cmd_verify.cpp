@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "formats/safetensors.h"
@@ -47,12 +48,21 @@ struct Comparison {
 
 Golden read_golden(const std::string& path, const Config& config) {
   const SafetensorsFile file(path);
+  for (const char* name : {"input_ids", "logits"}) {
+    if (file.find(name) != nullptr) continue;
+    fail(
+        ErrorCode::kBadFile,
+        "[verify] expected a golden file with 'input_ids' and 'logits', got none called '{}' ({}); "
+        "name another file",
+        name, path);
+  }
   const TensorInfo& ids = file.get("input_ids");
   const TensorInfo& logits = file.get("logits");
   Golden golden;
   golden.V = config.vocab_size;
   if (ids.shape.size() != 2 || ids.count() == 0) {
-    fail(ErrorCode::kBadFile, "[verify] expected 'input_ids' of shape [B, L], got {} ({})",
+    fail(ErrorCode::kBadFile,
+         "[verify] expected 'input_ids' of shape [B, L], neither 0, got {} ({}); write it again",
          shape_text(ids.shape), path);
   }
   golden.B = ids.shape[0];
@@ -74,6 +84,12 @@ Golden read_golden(const std::string& path, const Config& config) {
   }
   golden.logits.resize(static_cast<size_t>(logits.count()));
   read_to_f32(logits, golden.logits.data());
+  for (size_t i = 0; i < golden.logits.size(); ++i) {
+    if (std::isfinite(golden.logits[i])) continue;
+    fail(ErrorCode::kBadFile,
+         "[verify] expected finite 'logits', got {} at element {} ({}); write it again",
+         golden.logits[i], i, path);
+  }
   return golden;
 }
 
@@ -217,7 +233,7 @@ int run_verify(const VerifyFlags& flags) {
       {"device", model.device_name()},
       {"dtype", dtype_name(model.dtype())},
   };
-  write_output(flags.json ? json.dump(2) + "\n" : text);
+  write_output(flags.json ? json_text(json) : text);
   return passed ? 0 : 1;
 }
 
@@ -228,14 +244,16 @@ CommandRun add_verify(CLI::App& parent) {
   auto flags = std::make_shared<VerifyFlags>();
   VerifyFlags* f = flags.get();
   add_text(*app, "model", &f->model, "MODEL", "Model folder")->required();
-  add_text(*app, "golden", &f->golden, "GOLDEN",
+  add_text(*app, "golden", &f->golden, "FILE",
            "safetensors file with input_ids (B, L) and logits (B, L, V)")
       ->required();
-  add_text(*app, "--dump", &f->dump, "OUT", "Write our logits to this safetensors file");
+  add_text(*app, "--dump", &f->dump, "FILE", "Write our logits to this safetensors file");
   add_number(*app, "--tolerance", &f->tolerance, 0, 1e6,
              "Largest absolute error allowed; exit code 1 beyond it");
   add_run_options(*app, &f->run);
   app->add_flag("--json", f->json, "Print JSON");
+  add_examples(*app, {{"Against logits that another program recorded",
+                       "mamba-cpp verify MODEL golden.safetensors --tolerance 1e-4"}});
   return [flags] { return run_verify(*flags); };
 }
 

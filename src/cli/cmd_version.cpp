@@ -7,6 +7,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "device/cpu_features.h"
@@ -56,7 +57,7 @@ int run_version(const VersionFlags& flags) {
         {"cpu", cpu_model_name()},
         {"amx", cpu_features().amx},
     };
-    write_output(json.dump(2) + "\n");
+    write_output(json_text(json));
     return 0;
   }
   write_output(fmt::format(
@@ -75,6 +76,7 @@ CommandRun add_version(CLI::App& parent) {
   auto flags = std::make_shared<VersionFlags>();
   add_run_options(*app, &flags->run, false);
   app->add_flag("--json", flags->json, "Print JSON");
+  add_examples(*app, {{"Which instruction sets run here", "mamba-cpp version --json"}});
   return [flags] { return run_version(*flags); };
 }
 

@@ -12,10 +12,17 @@ using CommandRun = std::function<int()>;
 
 CommandRun add_train(CLI::App& parent);
 CommandRun add_generate(CLI::App& parent);
+CommandRun add_chat(CLI::App& parent);
 CommandRun add_eval(CLI::App& parent);
 CommandRun add_verify(CLI::App& parent);
 CommandRun add_inspect(CLI::App& parent);
+CommandRun add_tokenize(CLI::App& parent);
+CommandRun add_tokenizer(CLI::App& parent);
+CommandRun add_convert(CLI::App& parent);
 CommandRun add_bench(CLI::App& parent);
+CommandRun add_help(CLI::App& parent);
+CommandRun add_completion(CLI::App& parent);
+CommandRun add_man(CLI::App& parent);
 CommandRun add_version(CLI::App& parent);
 
 }  // namespace mamba::cli

@@ -1,34 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// mamba-cpp: the table of commands, and what every error becomes: one line on standard error and an
-// exit code (2 usage, 3 input, 4 device or memory, 70 a bug, 130 interrupted).
+// mamba-cpp: runs the command that the words name, and turns every error into one line on standard
+// error and an exit code (2 usage, 3 input, 4 device or memory, 70 a bug, 130 interrupted).
 #include <fcntl.h>
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <new>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include "base/check.h"
 #include "cli/args.h"
-#include "cli/commands.h"
+#include "cli/command_line.h"
+#include "cli/help.h"
+#include "cli/option_info.h"
+#include "cli/parse_errors.h"
+#include "cli/program.h"
+#include "cli/settings.h"
+#include "cli/style.h"
 #include "mamba/error.h"
 #include "mamba/version.h"
 
 namespace mamba::cli {
 namespace {
-
-constexpr CommandRun (*kCommands[])(CLI::App&) = {
-    add_train, add_generate, add_eval, add_verify, add_inspect, add_bench, add_version,
-};
 
 int exit_code(ErrorCode code) {
   switch (code) {
@@ -49,160 +47,86 @@ int exit_code(ErrorCode code) {
   return 70;
 }
 
-int report(std::string message, int code) {
+// Whether the caller reads JSON; set as early as it is known.
+bool g_json = false;
+
+// One line on standard error, and with --json the same as an object on standard output.
+int report(std::string message, const char* type, int code) {
   std::replace(message.begin(), message.end(), '\n', ' ');
-  std::fprintf(stderr, "error: %s\n", message.c_str());
+  std::fprintf(stderr, "%s %s\n",
+               styled(Style::kError, "error:", is_colored(STDERR_FILENO)).c_str(), message.c_str());
+  if (!g_json) return code;
+  const nlohmann::ordered_json error = {{"message", message}, {"type", type}, {"code", code}};
+  const nlohmann::ordered_json json = {{"error", error}};
+  try {
+    write_output(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  } catch (const OutputClosed&) {  // the line on standard error has said it
+  } catch (const Error&) {
+  }
   return code;
 }
 
-std::string did_you_mean(const std::string& word, const std::vector<std::string>& words) {
-  const std::string best = closest(word, words);
-  return best.empty() ? "" : fmt::format(" (did you mean '{}'?)", best);
+int report(const Error& error) {
+  return report(error.what(), error_code_name(error.code()), exit_code(error.code()));
 }
 
-std::vector<std::string> command_names(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
-    names.push_back(sub->get_name());
-  }
-  return names;
+// The words before a "--" that ask for JSON, for errors found while the words are read.
+bool asks_for_json(const std::vector<std::string>& words) {
+  const auto end = std::find(words.begin(), words.end(), "--");
+  return std::find(words.begin(), end, "--json") != end;
 }
 
-// "mamba-cpp bench model" for that command, without the program's name as messages begin.
-std::string path_of(const CLI::App* app, bool with_program) {
-  std::string path = app->get_name();
-  for (app = app->get_parent(); app != nullptr; app = app->get_parent()) {
-    if (with_program || app->get_parent() != nullptr) path = app->get_name() + " " + path;
-  }
-  return path;
+void take_program_flags(const CLI::App& root, const CommandLine& line) {
+  std::string color = line.value("--color", "");
+  const auto before_command = line.given.find(root.get_option_no_throw("--color"));
+  if (color.empty() && before_command != line.given.end()) color = before_command->second;
+  set_color_mode(color_mode_from_name(color.empty() ? "auto" : color));
+  g_json = line.has("--json") && line.value("--json", "") != "false";
 }
 
-std::string see_help(const CLI::App* app) {
-  return fmt::format("see '{} --help'", path_of(app, true));
-}
-
-// The beginning of a longer flag is more likely meant than another flag of similar letters.
-std::string flag_meant(const std::string& flag, const std::vector<std::string>& known) {
-  std::string best;
-  for (const std::string& k : known) {
-    if (flag.size() > 2 && k.rfind(flag, 0) == 0 && (best.empty() || k.size() < best.size())) {
-      best = k;
-    }
-  }
-  return best.empty() ? did_you_mean(flag, known) : fmt::format(" (did you mean '{}'?)", best);
-}
-
-// The project's words for what CLI11 found wrong; its messages begin or end with the option's name.
-std::string usage_message(const CLI::App& root, const CLI::ParseError& e) {
-  const CLI::App* app = &root;
-  while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
-  const std::string what = e.what(), command = path_of(app, false);
-  const std::string first = what.substr(0, what.find_first_of(": "));
-  const std::string last = what.substr(what.rfind(' ') + 1);
-  if (dynamic_cast<const CLI::ArgumentMismatch*>(&e) != nullptr) {
-    if (what.find("At Most 1 ") != std::string::npos) {
-      return fmt::format("[{}] expected one value, got {}; give it once", first, last);
-    }
-    if (last == "missing") {
-      return fmt::format("[{}] expected a value, got none; {}", first, see_help(app));
-    }
-  }
-  if (dynamic_cast<const CLI::ExtrasError*>(&e) != nullptr) {
-    const std::vector<std::string> extras = root.remaining(true);
-    const std::string& got = extras.empty() ? last : extras.front();
-    const char* expected = got[0] == '-'                 ? "a known flag"
-                           : command_names(*app).empty() ? "flags"
-                                                         : "a command";
-    return fmt::format("[{}] expected {}, got '{}'; {}", command, expected, got, see_help(app));
-  }
-  if (dynamic_cast<const CLI::RequiredError*>(&e) != nullptr && last == "required") {
-    if (first == "A") {  // "A subcommand is required"
-      return fmt::format("[{}] expected one of the commands {}, got none; {}", command,
-                         fmt::join(command_names(*app), ", "), see_help(app));
-    }
-    const CLI::Option* option = app->get_option_no_throw(first);
-    const std::string type = option == nullptr ? "" : option->get_type_name();
-    return fmt::format("[{}] expected {}, got none; {}", command,
-                       first[0] == '-' ? first + " " + type
-                       : type.empty()  ? first
-                                       : type,
-                       see_help(app));
-  }
-  if (dynamic_cast<const CLI::ExcludesError*>(&e) != nullptr) {
-    return fmt::format("[{}] expected {} or {}, got both; leave one out", command, first, last);
-  }
-  if (dynamic_cast<const CLI::RequiresError*>(&e) != nullptr) {
-    return fmt::format("[{}] expected {} with it, got none; add it", first, last);
-  }
-  return fmt::format("[{}] expected other arguments, got: {}; {}", command, what, see_help(app));
-}
-
-// CLI11 reports what it does not know last and without a suggestion: say it first, and say more.
-void refuse_unknown_words(CLI::App& root, const std::vector<std::string>& words) {
-  CLI::App* app = &root;
-  bool in_commands = true;  // the words up to the first flag may name commands
-  for (const std::string& word : words) {
-    if (word == "--") return;
-    const bool flag = word.rfind("--", 0) == 0;
-    if (in_commands && !word.empty() && word[0] != '-') {
-      const std::vector<std::string> names = command_names(*app);
-      if (names.empty()) {
-        in_commands = false;
-        continue;
-      }
-      if (std::find(names.begin(), names.end(), word) == names.end()) {
-        fail(ErrorCode::kInvalidArgument, "[{}] expected one of the commands {}, got '{}'{}",
-             path_of(app, false), fmt::join(names, ", "), word, did_you_mean(word, names));
-      }
-      app = app->get_subcommand(word);
-      continue;
-    }
-    in_commands = in_commands && word.empty();
-    const std::string name = word.substr(0, word.find('='));
-    if (!flag || app->get_option_no_throw(name) != nullptr) continue;
-    std::vector<std::string> known;
-    for (const CLI::Option* option : app->get_options()) {
-      for (const std::string& l : option->get_lnames()) known.push_back("--" + l);
-    }
-    fail(ErrorCode::kInvalidArgument, "[{}] expected a known flag, got '{}'{}; {}",
-         path_of(app, false), name, flag_meant(name, known), see_help(app));
-  }
-}
-
-int run(int argc, char** argv) {
-  CLI::App app("Mamba state-space language models: train, generate, evaluate, on the CPU",
-               "mamba-cpp");
-  app.set_version_flag("--version", std::string("mamba-cpp ") + MAMBA_VERSION);
-  app.require_subcommand(0, 1);
-  app.get_formatter()->column_width(36);
-  std::vector<CommandRun> commands;
-  for (const auto& add : kCommands) commands.push_back(add(app));
-  const std::vector<CLI::App*> subs = app.get_subcommands([](CLI::App*) { return true; });
-  MAMBA_CHECK(subs.size() == commands.size());
-  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
-  if (!words.empty() && words[0] == "help") {  // help [COMMAND]
-    words.erase(words.begin());
-    words.push_back("--help");
-  }
+// Parses the words; 0 or 2 when that ends the program, -1 when a command is to run.
+int parse(CLI::App& app, const CommandLine& line, const Settings& settings) {
   try {
-    refuse_unknown_words(app, words);
-    std::vector<std::string> last_first(words.rbegin(), words.rend());  // as CLI11 takes them
-    app.parse(last_first);
+    std::vector<std::string> last_first(line.words.rbegin(), line.words.rend());
+    app.parse(last_first);  // which takes them from the end
   } catch (const CLI::CallForHelp&) {
-    write_output(app.help());
+    write_output(help_text(*line.app, false, STDOUT_FILENO));
+    return 0;
+  } catch (const CLI::CallForAllHelp&) {
+    write_output(help_text(*line.app, true, STDOUT_FILENO));
     return 0;
   } catch (const CLI::CallForVersion&) {
     write_output(std::string("mamba-cpp ") + MAMBA_VERSION + "\n");
     return 0;
   } catch (const CLI::ParseError& e) {
-    return report(usage_message(app, e), 2);
+    return report(settings.attributed(usage_message(app, *line.app, e)),
+                  error_code_name(ErrorCode::kInvalidArgument), 2);
   }
-  for (size_t i = 0; i < subs.size(); ++i) {
-    if (subs[i]->parsed()) return commands[i]();
+  return -1;
+}
+
+int run(int argc, char** argv) {
+  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  g_json = asks_for_json(words);
+  const Program program = make_program();
+  CLI::App& app = *program.app;
+  CommandLine line = read_command_line(app, words);
+  Settings settings;
+  try {
+    settings.apply(app, &line);
+    take_program_flags(app, line);
+    const int done = parse(app, line, settings);
+    if (done >= 0) return done;
+    const std::vector<CLI::App*> commands = commands_of(app);
+    for (size_t i = 0; i < commands.size(); ++i) {
+      if (commands[i]->parsed()) return program.runs[i]();
+    }
+  } catch (const Error& e) {
+    throw Error(e.code(), settings.attributed(e.what()));
   }
-  fail(ErrorCode::kInvalidArgument,
-       "[mamba-cpp] expected one of the commands {}, got none; see --help",
-       fmt::join(command_names(app), ", "));
+  // As for any wrong usage: not on standard output, where a result would be expected.
+  std::fputs(help_text(app, false, STDERR_FILENO).c_str(), stderr);
+  return 2;
 }
 
 // A file that is opened on a closed descriptor 0..2 would receive what is printed.
@@ -245,12 +169,13 @@ int guarded(int argc, char** argv) {
   } catch (const OutputClosed&) {
     return 0;
   } catch (const Error& e) {
-    return report(e.what(), exit_code(e.code()));
+    return report(e);
   } catch (const std::bad_alloc&) {
-    return report("[memory] expected to get the memory of this run, got none; use smaller sizes",
-                  4);
+    return report({ErrorCode::kOutOfMemory,
+                   "[memory] expected to get the memory of this run, got none; use smaller sizes"});
   } catch (const std::exception& e) {
-    return report(std::string("[internal] ") + e.what() + "; please report this bug", 70);
+    return report(
+        {ErrorCode::kInternal, std::string("[internal] ") + e.what() + "; please report this bug"});
   }
 }
 

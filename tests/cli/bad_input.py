@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wrong input to every command: one line on standard error that says what was expected, what was
-found and what to do, the right exit code, nothing on standard output, and no file changed.
+found and what to do, the right exit code, nothing on standard output (with --json, the same as an
+object), and no file changed.
 
 Usage: bad_input.py PROGRAM [NAME...]
 """
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 
 import models
 
@@ -32,12 +34,14 @@ class Files:
         models.write("text", "It was the best of times, it was the worst of times. " * 40)
         models.write("short", "x")
         models.write("empty", "")
+        self.make_tasks()
         self.weights = open("good/model.safetensors", "rb").read()
         self.config = json.load(open("good/config.json"))
         self.tensors = models.read_safetensors("good/model.safetensors")
         self.break_weights()
         self.break_configs()
         self.make_golden()
+        self.make_data()
         self.make_states()
         self.make_run()
 
@@ -60,7 +64,28 @@ class Files:
             {k: v for k, v in self.tensors.items() if k != name}))
         self.model("extra", models.safetensors(
             {**self.tensors, "backbone.layers.9.mixer.D": (dtype, [1], data[:4])}))
+        self.break_torch()
         self.model("integers", models.safetensors({**self.tensors, name: ("I32", shape, data)}))
+
+    def break_torch(self):
+        def torch(name, pickle):
+            with zipfile.ZipFile(self.make(f"{name}/pytorch_model.bin"), "w") as file:
+                file.writestr("m/data.pkl", pickle)
+            shutil.copy("good/config.json", f"{name}/config.json")
+        torch("hostile", b"\x80\x02cposix\nsystem\nX\x0c\0\0\0touch pwned;\x85R.")
+        torch("pickle_cut", b"\x80\x02}X\x01\0\0\0w")
+        torch("pickle_number", b"\x80\x02}X\x01\0\0\0wK\x01s.")
+        with open(self.make("legacy/pytorch_model.bin"), "wb") as file:
+            file.write(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
+        shutil.copy("good/config.json", "legacy/config.json")
+        content = open("hostile/pytorch_model.bin", "rb").read()
+        models.write("zip_cut/pytorch_model.bin", content[:-30])
+        shutil.copy("good/config.json", "zip_cut/config.json")
+
+    @staticmethod
+    def make(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
 
     def break_configs(self):
         def changed(**changes):
@@ -71,8 +96,35 @@ class Files:
         self.model("absurd", config=changed(d_model=10**15))
         self.model("negative", config=changed(n_layer=-3))
         self.model("no_width", config=changed(d_model=None))
+        self.model("taps", config=changed(ssm_cfg={"d_conv": 300}))
+        self.model("unknown_key", config=changed(ssm_cfg={"d_convolution": 4}))
         self.model("foreign", config=json.dumps({"model_type": "llama", "hidden_size": 16}))
         models.write("deep.json", "[" * 100000)
+
+    def make_tasks(self):
+        item = {"ctx": "One", "choices": ["two", "three"], "gold": 0}
+        for name, last in {
+                "evals/piqa": item, "evals/boolq": {**item, "gold": 2},
+                "evals/arc_easy": {"ctx": "One", "gold": 0}, "evals/hellaswag": [1],
+                "evals/winogrande": {"contexts": ["a", "b"], "target": 5, "gold": 0}}.items():
+            models.write(f"{name}.jsonl", json.dumps(item if name != "evals/winogrande" else {
+                "contexts": ["a", "b"], "target": "c", "gold": 1}) + "\n" + json.dumps(last) + "\n")
+        models.write("evals/openbookqa.jsonl", json.dumps(item) + "\n{\"ctx\": ")
+        models.write("evals/arc_challenge.jsonl", "")
+        models.write("evals/lambada_openai.jsonl.xz", "x")
+
+    def make_data(self):
+        models.write("bad.jsonl", '{"text": "good"}\n{"body": "bad"}\n')
+        models.write("broken.jsonl", '{"text": "cut')
+        models.write("blank.jsonl", "\r\n \n")
+        models.write("messages.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n')
+        models.write("prompts.jsonl", json.dumps({"prompt": "x" * 200, "response": ""}))
+        models.write("far.bin", b"\x01\x00\x2c\x01" + b"\x01\x00" * 40)
+        models.write("odd.bin", b"\x01\x00\x01")
+        models.write("told.bin", b"\x01\x00\x01\x00")
+        models.write("told.json", json.dumps({
+            "dtype": "uint16", "count": 3, "vocab_size": 256, "tokenizer": "bytes",
+            "tokenizer_hash": "0" * 16, "text_bytes": 3, "documents": 1}))
 
     def make_golden(self):
         ids = (7).to_bytes(8, "little") * 6
@@ -104,10 +156,11 @@ TRAIN = ["train", "--model-config", "good/config.json", "--data", "text", "--out
          "--seq-len", "16", "--lr-scheduler-type", "constant"]
 RUN = [*TRAIN[:6], "run", *TRAIN[7:], "--batch-size", "1"]  # as make_run() did
 PPL = ["eval", "ppl", "-m", "good", "-f", "text"]
+KL = ["eval", "kl", "good", "other", "-f", "text"]
+TASKS = ["eval", "tasks", "-m", "good", "--data", "evals", "--tasks"]
 
 # name, arguments, exit code, what the message must contain
 CASES = [
-    ("no_command", [], USAGE, ["train", "generate"]),
     ("unknown_command", ["genrate"], USAGE, ["genrate", "did you mean 'generate'"]),
     ("unknown_flag", GENERATE + ["--tmep", "1"], USAGE, ["--tmep", "did you mean '--temp'"]),
     ("missing_required", ["generate", "-p", "x"], USAGE,
@@ -141,6 +194,27 @@ CASES = [
     ("config_negative", ["generate", "-m", "negative", "-p", "x"], INPUT, ["n_layer", "-3"]),
     ("config_key_missing", ["generate", "-m", "no_width", "-p", "x"], INPUT, ["d_model"]),
     ("config_foreign", ["generate", "-m", "foreign", "-p", "x"], INPUT, ["llama", "mamba"]),
+    ("config_key_of_the_file", ["generate", "-m", "taps", "-p", "x"], INPUT,
+     ["d_conv from 1 to 256, got 300"]),
+    ("config_unknown_key", ["inspect", "unknown_key"], INPUT, ["d_convolution"]),
+    ("pickle_hostile", ["generate", "-m", "hostile", "-p", "x"], INPUT,
+     ["posix.system", "nothing of it was executed"]),
+    ("pickle_truncated", ["inspect", "pickle_cut"], INPUT, ["pickle_cut", "byte"]),
+    ("pickle_of_numbers", ["inspect", "pickle_number"], INPUT, ["an int under", "w"]),
+    ("torch_legacy", ["generate", "-m", "legacy", "-p", "x"], INPUT, ["since version 1.6"]),
+    ("torch_zip_truncated", ["inspect", "zip_cut"], INPUT, ["zip directory"]),
+    ("convert_without_form", ["convert", "good", "new"], USAGE, ["--to"]),
+    ("convert_unknown_form", ["convert", "good", "new", "--to", "gguf"], USAGE, ["gguf", "hf"]),
+    ("convert_nothing", ["convert", "nowhere", "new", "--to", "hf"], INPUT, ["nowhere"]),
+    ("convert_into_files", ["convert", "good", "other", "--to", "ssm"], USAGE, ["--force"]),
+    ("convert_into_itself", ["convert", "good", "good", "--to", "hf", "--force"], USAGE,
+     ["own"]),
+    ("convert_over_a_file", ["convert", "good", "text", "--to", "hf"], USAGE, ["text", "a file"]),
+    ("convert_nowhere", ["convert", "good", "nowhere/new", "--to", "hf"], INPUT, ["nowhere/new"]),
+    ("convert_hostile", ["convert", "hostile", "new", "--to", "hf"], INPUT, ["posix.system"]),
+    ("convert_tolerance_alone", ["convert", "good", "new", "--to", "hf", "--tolerance", "0.1"], USAGE,
+     ["--tolerance", "--verify"]),
+    ("convert_dtype", ["convert", "good", "new", "--to", "hf", "--dtype", "f8"], USAGE, ["f8"]),
     ("id_out_of_range", GENERATE + ["--prompt-ids", "1,256"], USAGE, ["0..255", "256"]),
     ("ids_empty", GENERATE + ["--prompt-ids", ""], USAGE, ["--prompt-ids", "empty list"]),
     ("id_no_number", GENERATE + ["--prompt-ids", "1,,2"], USAGE, ["--prompt-ids"]),
@@ -149,7 +223,7 @@ CASES = [
     ("temp_text", IDS + ["--temp", "warm"], USAGE, ["--temp", "warm"]),
     ("top_p_too_large", IDS + ["--top-p", "1.5"], USAGE, ["--top-p", "1.5"]),
     ("tokens_negative", ["generate", "-m", "good", "-p", "x", "-n", "-5"], USAGE,
-     ["--tokens", "-5"]),
+     ["--max-new-tokens", "-5"]),
     ("seed_too_large", IDS + ["--seed", "99999999999999999999"], USAGE, ["--seed"]),
     ("two_prompts", GENERATE + ["-p", "x", "-f", "text"], USAGE, ["--prompt", "--file"]),
     ("prompt_file_missing", GENERATE + ["-f", "nowhere"], INPUT, ["nowhere"]),
@@ -180,6 +254,36 @@ CASES = [
     ("ppl_contradiction", PPL + ["--carry-state", "--stride", "9"], USAGE, ["--carry-state"]),
     ("ppl_without_tokenizer", ["eval", "ppl", "-m", "words", "-f", "text"], INPUT, ["64"]),
     ("eval_unknown", ["eval", "pppl"], USAGE, ["pppl", "ppl"]),
+    ("ppl_tail_carried", PPL + ["--carry-state", "--drop-tail"], USAGE, ["--drop-tail"]),
+    ("ppl_windows", PPL + ["--windows", "0"], USAGE, ["--windows", "1.."]),
+    ("ppl_no_full_window", PPL + ["--window", "5000", "--drop-tail"], USAGE, ["5000 tokens"]),
+    ("kl_one_model", ["eval", "kl", "good", "-f", "text"], USAGE, ["MODEL"]),
+    ("kl_other_vocabulary", ["eval", "kl", "good", "words", "-f", "text"], INPUT, ["64"]),
+    ("kl_text_missing", KL[:-1] + ["nowhere"], INPUT, ["[eval kl]", "nowhere"]),
+    ("kl_text_short", KL[:-1] + ["short"], USAGE, ["[eval kl]", "2 tokens"]),
+    ("kl_contradiction", KL + ["--carry-state", "--window", "9"], USAGE, ["--carry-state"]),
+    ("tasks_none", TASKS[:-1], USAGE, ["--tasks"]),
+    ("tasks_unknown", TASKS + ["hellaswagg"], USAGE, ["did you mean 'hellaswag'", "winogrande"]),
+    ("tasks_empty_name", TASKS + ["piqa,"], USAGE, ["--tasks", "got ''"]),
+    ("tasks_twice", TASKS + ["piqa,boolq,piqa"], USAGE, ["'piqa' twice"]),
+    ("tasks_limit_zero", TASKS + ["piqa", "--limit", "0"], USAGE, ["--limit", "1.."]),
+    ("tasks_batch_zero", TASKS + ["piqa", "--batch-size", "0"], USAGE, ["--batch-size", "1.."]),
+    ("tasks_no_folder", TASKS[:5] + ["nowhere", "--tasks", "piqa"], INPUT, ["nowhere"]),
+    ("tasks_data_is_file", TASKS[:5] + ["text", "--tasks", "piqa"], INPUT, ["folder", "text"]),
+    ("tasks_no_file", TASKS + ["wsc273"], INPUT, ["wsc273.jsonl", "no such file"]),
+    ("tasks_packed_file", TASKS + ["lambada_openai"], INPUT, ["xz -dk"]),
+    ("tasks_empty_file", TASKS + ["arc_challenge"], INPUT, ["arc_challenge.jsonl", "empty"]),
+    ("tasks_not_json", TASKS + ["openbookqa"], INPUT, ["openbookqa.jsonl, line 2"]),
+    ("tasks_not_object", TASKS + ["hellaswag"], INPUT, ["hellaswag.jsonl, line 2", "object"]),
+    ("tasks_wrong_gold", TASKS + ["boolq"], INPUT, ["boolq.jsonl, line 2", "gold"]),
+    ("tasks_missing_field", TASKS + ["arc_easy"], INPUT, ["arc_easy.jsonl, line 2", "choices"]),
+    ("tasks_wrong_type", TASKS + ["winogrande"], INPUT, ["winogrande.jsonl, line 2", "target"]),
+    ("tasks_long_continuation", TASKS + ["piqa", "--max-length", "3"], USAGE,
+     ["at most 3 tokens", "got one of 4", "piqa.jsonl, line 1"]),
+    ("tasks_without_tokenizer", ["eval", "tasks", "-m", "words", *TASKS[4:], "piqa"], INPUT,
+     ["[eval tasks]", "64"]),
+    ("tasks_output_nowhere", TASKS + ["piqa", "--output", "nowhere/out"], INPUT, ["nowhere"]),
+    ("tasks_output_is_folder", TASKS + ["piqa", "--output", "good"], USAGE, ["good"]),
     ("golden_missing", ["verify", "good", "nowhere"], INPUT, ["nowhere"]),
     ("golden_is_text", ["verify", "good", "text"], INPUT, ["text"]),
     ("golden_part", ["verify", "good", "golden_part"], INPUT, ["logits"]),
@@ -203,6 +307,27 @@ CASES = [
     ("bench_output", ["bench", "train", "good", "-o", "xml"], USAGE, ["xml", "json"]),
     ("train_data_missing", [*TRAIN[:4], "nowhere", *TRAIN[5:]], INPUT, ["nowhere"]),
     ("train_data_empty", [*TRAIN[:4], "empty", *TRAIN[5:]], INPUT, ["empty"]),
+    ("train_jsonl_line", [*TRAIN[:4], "bad.jsonl", *TRAIN[5:]], INPUT,
+     ["bad.jsonl, line 2", "the keys body"]),
+    ("train_jsonl_broken", [*TRAIN[:4], "broken.jsonl", *TRAIN[5:]], INPUT,
+     ["broken.jsonl, line 1", "byte"]),
+    ("train_jsonl_empty", [*TRAIN[:4], "blank.jsonl", *TRAIN[5:]], INPUT,
+     ["blank.jsonl", "without a token"]),
+    ("train_jsonl_messages", [*TRAIN[:4], "messages.jsonl", *TRAIN[5:]], INPUT,
+     ["messages.jsonl, line 1", "chat template"]),
+    ("train_no_loss", [*TRAIN[:4], "prompts.jsonl", *TRAIN[5:]], INPUT,
+     ["prompts.jsonl", "with a loss"]),
+    ("train_bin_ids", [*TRAIN[:4], "far.bin", *TRAIN[5:]], INPUT,
+     ["far.bin", "0..255", "got 300 at token 1"]),
+    ("train_bin_odd", [*TRAIN[:4], "odd.bin", *TRAIN[5:]], INPUT, ["odd.bin", "2 bytes", "1 too many"]),
+    ("train_bin_sidecar", [*TRAIN[:4], "told.bin", *TRAIN[5:]], INPUT, ["told.bin", "got 4"]),
+    ("train_bin_dtype", TRAIN + ["--data-dtype", "int8"], USAGE, ["--data-dtype", "uint32", "int8"]),
+    ("train_packing", TRAIN + ["--packing", "rows"], USAGE, ["--packing", "documents", "rows"]),
+    ("train_weights_count", TRAIN + ["--data-weights", "1,2"], USAGE,
+     ["--data-weights", "each of the 1 paths", "got 2"]),
+    ("train_weights_text", TRAIN + ["--data-weights", "1,,2"], USAGE, ["--data-weights", "'1,,2'"]),
+    ("train_weights_negative", TRAIN + ["--data-weights", "-1"], USAGE, ["--data-weights", "-1"]),
+    ("train_weights_zero", TRAIN + ["--data-weights", "0"], USAGE, ["--data-weights", "above 0"]),
     ("train_data_short", [*TRAIN[:4], "short", *TRAIN[5:]], INPUT, ["--data"]),
     ("train_valid_missing", TRAIN + ["--valid", "nowhere"], INPUT, ["nowhere"]),
     ("train_config_missing", ["train", "--model-config", "nowhere", *TRAIN[3:]], USAGE, ["nowhere"]),
@@ -214,10 +339,23 @@ CASES = [
     ("train_beta", TRAIN + ["--adam-beta1", "1"], USAGE, ["beta1"]),
     ("train_batch_zero", TRAIN + ["--batch-size", "0"], USAGE, ["--batch-size"]),
     ("train_warmup", TRAIN + ["--warmup-steps", "100", "--max-steps", "9"], USAGE, ["--warmup-steps"]),
-    ("train_tokenizer", TRAIN + ["--tokenizer", "words"], USAGE, ["--tokenizer", "words", "bytes"]),
+    ("train_tokenizer", TRAIN + ["--tokenizer", "words"], INPUT, ["words", "tokenizer.json"]),
     ("train_vocabulary", ["train", "--model-config", "words", *TRAIN[3:]], USAGE, ["256", "64"]),
     ("train_two_starts", ["train", "--model-config", "mamba-130m", "--init-from", "good", *TRAIN[3:]],
-     INPUT, ["[50280, 768]", "[256, 16]"]),
+     INPUT, ["[256, 768]", "[256, 16]"]),
+    ("train_segments_zero", TRAIN + ["--bptt-segments", "0"], USAGE, ["--bptt-segments", "1.."]),
+    ("train_segments_many", TRAIN + ["--bptt-segments", "17"], USAGE,
+     ["--bptt-segments", "1..16", "got 17"]),
+    ("train_recompute", TRAIN + ["--recompute", "all"], USAGE, ["--recompute", "all", "block"]),
+    ("train_freeze_nothing", TRAIN + ["--freeze", "backbone.embedding.*"], USAGE,
+     ["--freeze", "backbone.embeddings.weight"]),
+    ("train_freeze_all", TRAIN + ["--freeze", "*"], USAGE, ["--freeze", "something to train"]),
+    ("train_freeze_empty", TRAIN + ["--freeze", ""], USAGE, ["--freeze", "1..256"]),
+    ("train_vocab_text", TRAIN + ["--vocab-size", "many"], USAGE, ["--vocab-size", "many"]),
+    ("train_vocab_zero", TRAIN + ["--vocab-size", "0"], USAGE, ["--vocab-size", "1.."]),
+    ("train_vocab_small", TRAIN + ["--vocab-size", "255"], USAGE, ["256", "255"]),
+    ("train_vocab_shrinks", ["train", "--init-from", "good", "--vocab-size", "64", *TRAIN[3:]], USAGE,
+     ["--vocab-size", "256", "64", "only grow"]),
     ("train_output_is_file", [*TRAIN[:6], "text", *TRAIN[7:]], USAGE, ["text"]),
     ("train_output_nowhere", [*TRAIN[:6], "/proc/nowhere", *TRAIN[7:]], INPUT, ["/proc/nowhere"]),
     ("train_resume_nothing", TRAIN + ["--resume"], INPUT, ["new"]),
@@ -244,6 +382,19 @@ def saved(files):
     return {p: h for p, h in files.items() if h and not p.endswith("metrics.jsonl")}
 
 
+def wrong_output(output, lines, code, as_json):
+    """Standard output is empty or, with --json, an object that says what the last line says."""
+    if not as_json or not output:
+        return [f"standard output: {output[:80]!r}"] if output or as_json else []
+    try:
+        error = json.loads(output)["error"]
+        if lines and lines[-1] == f"error: {error['message']}\n" and error["code"] == code:
+            return []
+    except (ValueError, KeyError, TypeError):
+        pass
+    return [f"standard output is not the error as JSON: {output[:200]!r}"]
+
+
 def check(name, arguments, code, parts, running=False, **options):
     """Runs one case; returns what is wrong with it. `running`: the failure comes after work has begun,
     so other lines may stand before the error's and files may have been added."""
@@ -261,8 +412,8 @@ def check(name, arguments, code, parts, running=False, **options):
     if len(lines) != 1 and not running:
         wrong.append(f"{len(lines)} lines instead of one")
     wrong += [f"no {part!r} in it" for part in parts if part not in error]
-    if result.stdout:
-        wrong.append(f"standard output: {result.stdout[:80]!r}")
+    if stdout == subprocess.PIPE:
+        wrong += wrong_output(result.stdout, lines, code, "--json" in arguments)
     changed = set(before.items()) ^ set(snapshot().items())
     if running:
         changed = set(saved(before).items()) - set(snapshot().items())

@@ -64,7 +64,7 @@ class Commands(unittest.TestCase):
         self.assertIn(facts["version"], run("--version").decode())
 
     def test_help_of_every_command(self):
-        for command in ("train", "generate", "eval", "verify", "inspect", "bench", "version"):
+        for command in ("train", "generate", "chat", "eval", "verify", "inspect", "bench", "version"):
             self.assertIn(b"Usage: mamba-cpp " + command.encode(), run(command, "--help"))
 
     def test_every_golden_model_passes_on_every_isa(self):
@@ -97,12 +97,17 @@ class Commands(unittest.TestCase):
         passed = run_json("verify", "model", "golden", "--json")
         self.assertEqual(passed["modes"][0]["max_abs_error"], 0)
         values = bytearray(dumped["logits"][2])
-        values[4 * 300:4 * 301] = struct.pack("<f", math.nan)
+        values[4 * 300:4 * 301] = struct.pack("<f", 1e6)
         models.write("golden", models.safetensors({
             "input_ids": ("I64", [2, 3], ids), "logits": ("F32", [2, 3, 256], bytes(values))}))
         broken = run_json("verify", "model", "golden", "--json", "--tolerance", "1000", code=1)
         worst = broken["modes"][0]["worst"]
         self.assertEqual((worst["row"], worst["position"], worst["token"]), (0, 1, 44))
+        values[4 * 300:4 * 301] = struct.pack("<f", math.nan)
+        models.write("golden", models.safetensors({
+            "input_ids": ("I64", [2, 3], ids), "logits": ("F32", [2, 3, 256], bytes(values))}))
+        refused = run_json("verify", "model", "golden", "--json", code=3)
+        self.assertIn("nan at element 300", refused["error"]["message"])
 
     def test_a_saved_state_goes_on_in_another_process(self):
         def ids(*arguments):

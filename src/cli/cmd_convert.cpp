@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// mamba-cpp convert: a model folder from one form into the other, or from mamba.c, and the check
+// that both compute the same.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "cli/args.h"
+#include "cli/commands.h"
+#include "mamba/convert.h"
+
+namespace mamba::cli {
+namespace {
+
+using OrderedJson = nlohmann::ordered_json;
+
+struct ConvertFlags {
+  std::string in, out, to, dtype;
+  bool safetensors = false, force = false, verify = false, json = false;
+  double tolerance = 0;
+  CLI::Option* tolerance_option = nullptr;
+  RunOptions run;
+};
+
+constexpr int64_t kLargeModel = 200'000'000;  // bytes, from which on progress is shown
+
+// The largest error of a logit over the largest logit that rounding the weights explains: f16 keeps
+// 11 bits and bf16 8, and the errors of the products of a layer add up over the layers. Weights
+// that keep their values give equal logits.
+double default_tolerance(const std::string& dtype) {
+  if (dtype == "bf16") return 0.1;
+  if (dtype == "f16") return 0.02;
+  return 1e-5;
+}
+
+class ProgressLine {
+ public:
+  ~ProgressLine() {
+    if (drawn_) fmt::print(stderr, "\n");
+  }
+  void operator()(int64_t done, int64_t total) {
+    const int percent = static_cast<int>(100 * done / total);
+    if (total < kLargeModel || percent == last_ || ::isatty(STDERR_FILENO) == 0) return;
+    last_ = percent;
+    drawn_ = true;
+    fmt::print(stderr, "\rconverting: {:3}% of {} MB", percent, total / 1'000'000);
+  }
+
+ private:
+  int last_ = -1;
+  bool drawn_ = false;
+};
+
+OrderedJson comparison_json(const ModelComparison& c, double tolerance, bool passed) {
+  const auto number = [](double v) { return std::isfinite(v) ? OrderedJson(v) : OrderedJson(); };
+  return {{"passed", passed},
+          {"tolerance", tolerance},
+          {"max_abs_error", number(c.max_error)},
+          {"max_abs_logit", number(c.max_logit)},
+          {"positions", c.positions},
+          {"same_greedy", c.same_greedy}};
+}
+
+int run_convert(const ConvertFlags& flags) {
+  ConvertOptions options;
+  options.form = flags.to == "hf" ? ModelForm::kTransformers : ModelForm::kStateSpaces;
+  if (flags.dtype == "f32") options.dtype = DType::kF32;
+  if (flags.dtype == "bf16") options.dtype = DType::kBF16;
+  if (flags.dtype == "f16") options.dtype = DType::kF16;
+  options.safetensors = flags.safetensors;
+  options.replace = flags.force;
+  ConvertResult result;
+  {
+    ProgressLine line;
+    catch_interrupt();  // the folder being filled is removed on the way out
+    options.on_progress = [&](int64_t done, int64_t total) {
+      if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
+      line(done, total);
+    };
+    result = convert_model(flags.in, flags.out, options);
+  }
+  for (const std::string& notice : result.notices) fmt::print(stderr, "note: {}\n", notice);
+  OrderedJson json = {{"in", flags.in},
+                      {"out", flags.out},
+                      {"form", flags.to},
+                      {"parameters", parameter_count(result.config)},
+                      {"tensors", result.tensors},
+                      {"bytes", result.bytes},
+                      {"notices", result.notices}};
+  std::string text = fmt::format("{}: {} tensors, {} bytes, {} form\n", flags.out, result.tensors,
+                                 result.bytes, flags.to);
+  bool passed = true;
+  if (flags.verify) {
+    const double tolerance =
+        flags.tolerance_option->count() > 0 ? flags.tolerance : default_tolerance(flags.dtype);
+    const ModelComparison c = compare_models(flags.in, flags.out, model_options(flags.run));
+    passed = c.max_error <= tolerance * c.max_logit;
+    json["verify"] = comparison_json(c, tolerance, passed);
+    text += fmt::format(
+        "{}: largest error {:.3g} of logits up to {:.3g} (allowed {:.3g}), {} of {} greedy tokens "
+        "equal\n",
+        passed ? "verified" : "FAILED", c.max_error, c.max_logit, tolerance * c.max_logit,
+        c.same_greedy, c.positions);
+  }
+  write_output(flags.json ? json_text(json) : text);
+  return passed ? 0 : 1;
+}
+
+}  // namespace
+
+CommandRun add_convert(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("convert", "Write a model in another form or type");
+  auto flags = std::make_shared<ConvertFlags>();
+  ConvertFlags* f = flags.get();
+  add_text(*app, "in", &f->in, "IN", "Model folder of either form, or a model.bin of mamba.c")
+      ->required();
+  add_text(*app, "out", &f->out, "OUT", "New folder")->required();
+  add_choice(*app, "--to", &f->to, {"hf", "ssm"},
+             "Form: hf (transformers) or ssm (state-spaces, mamba_ssm)")
+      ->required();
+  add_choice(*app, "--dtype,--outtype", &f->dtype, {"f32", "bf16", "f16"},
+             "Type of the matrices; without it every tensor keeps its own");
+  app->add_flag("--safetensors", f->safetensors,
+                "With --to ssm: model.safetensors instead of pytorch_model.bin");
+  app->add_flag("--force", f->force, "Replace a model folder that is there");
+  CLI::Option* verify = app->add_flag("--verify", f->verify,
+                                      "Compare the logits of both; exit code 1 beyond --tolerance");
+  f->tolerance_option =
+      add_number(*app, "--tolerance", &f->tolerance, 0, 1,
+                 "Of --verify: largest error over largest logit (1e-5; f16 0.02, bf16 0.1)");
+  f->tolerance_option->needs(verify);
+  add_run_options(*app, &f->run, false);
+  app->add_flag("--json", f->json, "Print JSON");
+  add_examples(*app, {{"For mamba_ssm, checked", "mamba-cpp convert MODEL OUT --to ssm --verify"},
+                      {"For transformers, half the size",
+                       "mamba-cpp convert mamba-130m OUT --to hf --dtype bf16"}});
+  return [flags] { return run_convert(*flags); };
+}
+
+}  // namespace mamba::cli

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// What help, the manual, shell completion and the environment need to know of a flag or command;
+// all of it is read from CLI11's tree of apps, so that a new command needs no more than its flags.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <string>
+#include <vector>
+
+namespace mamba::cli {
+
+// Subcommands in the order in which they were added.
+std::vector<CLI::App*> commands_of(const CLI::App& app);
+std::vector<std::string> command_names(const CLI::App& app);
+// Every app of the tree that has no subcommands, and those that have, parents first.
+std::vector<CLI::App*> all_commands(CLI::App& root);
+// "bench model", or "mamba-cpp bench model" with the program.
+std::string command_path(const CLI::App& app, bool with_program);
+// "see 'mamba-cpp bench model --help'"
+std::string see_help(const CLI::App& app);
+
+// Options with a long name, and those without dashes, in the order in which they were added.
+std::vector<const CLI::Option*> flags_of(const CLI::App& app);
+std::vector<const CLI::Option*> positionals_of(const CLI::App& app);
+// "--temp": the name that messages, the environment and files of settings use.
+std::string flag_name(const CLI::Option& option);
+// All names with their dashes, short ones first.
+std::vector<std::string> flag_names(const CLI::Option& option);
+// All long names of a command with their dashes.
+std::vector<std::string> long_flags(const CLI::App& app);
+
+bool is_switch(const CLI::Option& option);          // takes no value
+bool is_value_optional(const CLI::Option& option);  // --resume [PATH]
+bool takes_many(const CLI::Option& option);         // several values, or may be repeated
+
+// The words of a type name such as "f32|bf16" or "bytes|DIR" that are values themselves.
+std::vector<std::string> choices_of(const CLI::Option& option);
+enum class ValueKind { kText, kFile, kFolder };
+ValueKind value_kind(const CLI::Option& option);
+
+// "MAMBA_CPP_TEMP", which all commands with this flag read, and "MAMBA_CPP_GENERATE_TEMP" of one
+// command alone; "" for flags that are no settings (--help).
+std::string environment_name(const CLI::Option& option);
+std::string environment_name(const CLI::App& app, const CLI::Option& option);
+
+}  // namespace mamba::cli

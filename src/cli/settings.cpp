@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// Turns environment variables and files of settings into words of the command line, so that every
+// value takes the same way and meets the same checks as one that was typed.
+#include "cli/settings.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <set>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "cli/args.h"
+#include "cli/option_info.h"
+
+namespace mamba::cli {
+namespace {
+
+std::optional<bool> boolean_of(const std::string& text) {
+  for (const char* yes : {"1", "true", "on", "enabled"}) {
+    if (text == yes) return true;
+  }
+  for (const char* no : {"0", "false", "off", "disabled"}) {
+    if (text == no) return false;
+  }
+  return std::nullopt;
+}
+
+bool excluded(const CLI::Option& option, const CommandLine& line) {
+  const std::set<CLI::Option*> others = option.get_excludes();
+  return std::any_of(others.begin(), others.end(),
+                     [&](const CLI::Option* other) { return line.given.contains(other); });
+}
+
+const CLI::Option* flag_of(const CLI::App& app, const std::string& key) {
+  std::string name = "--" + key;
+  std::replace(name.begin(), name.end(), '_', '-');
+  const CLI::Option* option = app.get_option_no_throw(name);
+  return option == nullptr || environment_name(*option).empty() ? nullptr : option;
+}
+
+CLI::App* command_of(CLI::App& root, const std::string& path) {
+  for (CLI::App* app : all_commands(root)) {
+    if (command_path(*app, false) == path) return app;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> keys_of(const std::vector<CLI::App*>& apps) {
+  std::set<std::string> keys;
+  for (const CLI::App* app : apps) {
+    for (const CLI::Option* option : flags_of(*app)) {
+      if (environment_name(*option).empty()) continue;
+      for (const std::string& name : option->get_lnames()) keys.insert(name);
+    }
+  }
+  return {keys.begin(), keys.end()};
+}
+
+// A setting may be of another command than the one that runs, but not of none.
+void expect_known(CLI::App& root, const Setting& setting) {
+  const std::vector<CLI::App*> all = all_commands(root);
+  std::vector<CLI::App*> apps = all;
+  if (!setting.section.empty()) {
+    CLI::App* command = command_of(root, setting.section);
+    if (command == nullptr) {
+      std::vector<std::string> names;
+      for (const CLI::App* app : all) names.push_back(command_path(*app, false));
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected a section of the name of a command, got "
+           "'{}'{}; see 'mamba-cpp --help'",
+           setting.where, printable(setting.section), did_you_mean(setting.section, names));
+    }
+    apps = {command};
+  }
+  const bool known = std::any_of(apps.begin(), apps.end(), [&](const CLI::App* app) {
+    return flag_of(*app, setting.key) != nullptr;
+  });
+  if (known) return;
+  std::string word = setting.key;
+  std::replace(word.begin(), word.end(), '_', '-');
+  fail(ErrorCode::kInvalidArgument, "[{}] expected the name of a flag{}, got '{}'{}; see {}",
+       setting.where, setting.section.empty() ? "" : " of '" + setting.section + "'",
+       printable(setting.key), did_you_mean(word, keys_of(apps)),
+       setting.section.empty() ? "'mamba-cpp COMMAND --help-all'"
+                               : fmt::format("'mamba-cpp {} --help-all'", setting.section));
+}
+
+void expect_once(const std::vector<Setting>& settings) {
+  std::set<std::pair<std::string, std::string>> seen;
+  for (const Setting& s : settings) {
+    if (seen.emplace(s.section, s.key).second) continue;
+    fail(ErrorCode::kInvalidArgument, "[{}] expected '{}' once, got it twice; leave one out",
+         s.where, printable(s.key));
+  }
+}
+
+// The setting as it would be typed.
+std::vector<std::string> words_of(const CLI::Option& option, const Setting& setting) {
+  if (setting.values.size() != 1 && !takes_many(option)) {
+    fail(ErrorCode::kInvalidArgument, "[{}] expected one value of '{}', got a list of {}",
+         setting.where, printable(setting.key), setting.values.size());
+  }
+  const std::string flag = flag_name(option);
+  std::vector<std::string> words;
+  for (const std::string& value : setting.values) {
+    const std::optional<bool> truth = boolean_of(value);
+    if (is_switch(option) && !truth.has_value()) {
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected one of 1, true, on, enabled, 0, false, off, disabled, got '{}'",
+           setting.where, printable(value));
+    }
+    if (is_switch(option) || (is_value_optional(option) && truth.has_value())) {
+      if (*truth) words.push_back(flag);
+    } else if (is_value_optional(option)) {
+      words.push_back(flag + "=" + value);
+    } else {
+      words.push_back(flag);
+      words.push_back(value);
+    }
+  }
+  return words;
+}
+
+}  // namespace
+
+void add_program_flags(CLI::App& root) {
+  const auto add_color = [](CLI::App& app) {
+    app.add_option("--color", "Colours; auto: on a terminal, unless NO_COLOR is set")
+        ->type_name("auto|always|never")
+        ->default_str("auto")
+        ->take_last();
+  };
+  add_color(root);
+  for (CLI::App* app : all_commands(root)) {
+    add_color(*app);
+    if (!commands_of(*app).empty()) continue;
+    app->add_option("--config", "Settings of this command: TOML, INI or JSON by names of flags")
+        ->type_name("FILE")
+        ->take_last();
+  }
+}
+
+void Settings::put(CommandLine* line, const CLI::Option* option, const Setting& setting) {
+  if (line->given.contains(option) || settled_.contains(option)) return;
+  if (excluded(*option, *line)) return;
+  settled_.insert(option);
+  origin_[flag_name(*option)] = setting.where;
+  const std::vector<std::string> words = words_of(*option, setting);
+  if (words.empty()) return;  // a switch that is off: as if it were not there
+  line->given[option] = is_switch(*option) ? "" : setting.values.back();
+  line->words.insert(line->words.begin() + static_cast<std::ptrdiff_t>(line->settings_at),
+                     words.begin(), words.end());
+}
+
+void Settings::apply_environment(CommandLine* line) {
+  for (const CLI::Option* option : flags_of(*line->app)) {
+    for (const std::string& name :
+         {environment_name(*line->app, *option), environment_name(*option)}) {
+      const char* value = name.empty() ? nullptr : std::getenv(name.c_str());
+      if (value == nullptr || *value == '\0') continue;
+      put(line, option, {"", name, {value}, false, name});
+      break;
+    }
+  }
+}
+
+void Settings::apply_file(CLI::App& root, CommandLine* line, const std::string& path) {
+  const std::vector<Setting> settings = read_config_file(path);
+  for (const Setting& setting : settings) expect_known(root, setting);
+  expect_once(settings);
+  const std::string own = command_path(*line->app, false);
+  for (const bool in_section : {true, false}) {  // a section counts before what is for all
+    for (const Setting& setting : settings) {
+      if (setting.section != (in_section ? own : "")) continue;
+      const CLI::Option* option = flag_of(*line->app, setting.key);
+      if (option != nullptr) put(line, option, setting);
+    }
+  }
+}
+
+void Settings::apply(CLI::App& root, CommandLine* line) {
+  apply_environment(line);
+  const std::string path = line->value("--config", "");
+  if (!path.empty()) apply_file(root, line, path);
+}
+
+std::string Settings::attributed(const std::string& message) const {
+  const size_t end = message.find(']');
+  if (!message.starts_with("[--") || end == std::string::npos) return message;
+  const auto found = origin_.find(message.substr(1, end - 1));
+  return found == origin_.end() ? message : "[" + found->second + "]" + message.substr(end + 1);
+}
+
+}  // namespace mamba::cli

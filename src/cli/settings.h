@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Values of flags that come from elsewhere than the command line: from the environment
+// (MAMBA_CPP_TEMP) and from the file of --config. A flag counts first, then the environment, then
+// the file.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+
+#include "cli/command_line.h"
+#include "cli/config_file.h"
+
+namespace mamba::cli {
+
+// Gives every command the flags that all have: --config and --color.
+void add_program_flags(CLI::App& root);
+
+// Where the values of flags come from that were not typed.
+class Settings {
+ public:
+  // Puts what the environment and the file say into the words of `line`, for flags that are not
+  // typed and do not exclude a flag that is. Throws invalid_argument for a wrong boolean or a
+  // setting that no command has, bad_file for a broken file.
+  void apply(CLI::App& root, CommandLine* line);
+
+  // A message that begins with a flag, "[--temp] expected ...", with the place instead that the
+  // value came from: "[MAMBA_CPP_TEMP] expected ...".
+  std::string attributed(const std::string& message) const;
+
+ private:
+  void apply_environment(CommandLine* line);
+  void apply_file(CLI::App& root, CommandLine* line, const std::string& path);
+  void put(CommandLine* line, const CLI::Option* option, const Setting& setting);
+
+  std::map<std::string, std::string> origin_;  // of flags by their first long name
+  std::set<const CLI::Option*> settled_;       // by a place that counts before the rest
+};
+
+}  // namespace mamba::cli

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all commands share: help, environment, files of settings, errors as JSON, colours,
+completions, the manual. Usage: test_command_line.py PROGRAM"""
+import itertools
+import json
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+import models
+
+PROGRAM = os.path.abspath(sys.argv[1])
+CLEAN = {k: v for k, v in os.environ.items()
+         if not k.startswith("MAMBA_CPP_") and k not in ("NO_COLOR", "TERM")}
+
+
+def run(*arguments, code=0, env=None, **options):
+    """Standard output and standard error."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    result = subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=120,
+                            env={**CLEAN, **(env or {})}, **options)
+    if result.returncode != code:
+        raise AssertionError(f"{arguments}: exit code {result.returncode}, expected {code}\n"
+                             f"{result.stderr.decode()[-500:]}")
+    return result.stdout.decode(), result.stderr.decode()
+
+
+def settings(name, content):
+    return models.write(name, content if isinstance(content, str) else json.dumps(content))
+
+
+class CommandLine(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        os.chdir(cls.folder.name)
+        models.byte_model(PROGRAM, "model")
+        models.write("text", "It was the best of times, it was the worst of times. " * 40)
+
+    @classmethod
+    def tearDownClass(cls):
+        os.chdir("/")
+        cls.folder.cleanup()
+
+    def answer(self, *arguments, **options):
+        """The answer and how many tokens it has, from flags and elsewhere."""
+        out, _ = run("generate", "-m", "model", "-p", "x", "--json", "-s", "1", *arguments, **options)
+        return json.loads(out)
+
+    def count(self, *arguments, **options):
+        return len(self.answer(*arguments, **options)["ids"])
+
+    def complaint(self, *arguments, code=2, **options):
+        out, error = run(*arguments, code=code, **options)
+        self.assertEqual(out, "")
+        self.assertEqual(error.count("\n"), 1, error)
+        return error
+
+    # Help
+
+    def test_help_of_every_command_and_by_every_way(self):
+        listed, _ = run("--help")
+        for heading in ("Use a model", "Make a model", "Look at models", "Tools"):
+            self.assertIn(f"\n{heading}\n", listed)
+        for command in ("generate", "train", "eval", "eval ppl", "bench model", "tokenizer train"):
+            text, error = run(*command.split(), "--help")
+            self.assertIn(f"Usage: mamba-cpp {command} ", text)
+            self.assertEqual(error, "")
+            self.assertEqual(run("help", *command.split())[0], text)
+            everything, _ = run(*command.split(), "--help-all")
+            self.assertEqual(run("help", *command.split(), "--all")[0], everything)
+            self.assertTrue(all(len(line) <= 80 for line in text.splitlines()
+                                if "mamba-cpp" not in line), text)
+        self.assertIn("Examples", text)
+        self.assertNotIn("--adam-beta1", run("train", "--help")[0])
+        self.assertIn("[MAMBA_CPP_ADAM_BETA1]", run("train", "--help-all")[0])
+        self.assertIn("did you mean 'ppl'", self.complaint("help", "eval", "pppl"))
+        self.assertIn("no more words", self.complaint("help", "eval", "ppl", "x"))
+
+    def test_without_a_command_the_help_goes_to_standard_error(self):
+        out, error = run(code=2)
+        self.assertEqual(out, "")
+        self.assertEqual(error, run("--help")[0])
+        self.assertIn("kernel, model, train", self.complaint("bench"))
+
+    # Names of flags
+
+    def test_names_that_others_use(self):
+        want = self.count("-n", "3")
+        self.assertEqual(want, 3)
+        for flag in ("--max-new-tokens", "--max_new_tokens", "--max_tokens", "--predict",
+                     "--n-predict", "--tokens"):
+            self.assertEqual(self.count(flag, "3"), 3, flag)
+            self.assertEqual(self.count(f"{flag}=3"), 3, flag)
+        self.assertEqual(self.answer("-n3", "--temperature=0.5", "-t", "1")["ids"],
+                         self.answer("-n", "3", "--temp", "0.5")["ids"])
+        _, error = run("generate", "-m", "model", "-p", "abc", "-n", "2", "-c", "4")
+        self.assertIn("note: 5 tokens are more than --ctx-size 4", error)
+        _, error = run("generate", "-m", "model", "-p", "abc", "-n", "2", "-c", "5")
+        self.assertNotIn("note", error)
+
+    def test_a_value_may_look_like_a_flag(self):
+        out, _ = run("generate", "-m", "model", "-p", "--no_flag", "-n", "0", "--echo")
+        self.assertEqual(out, "--no_flag")
+
+    def test_what_was_meant(self):
+        for arguments, meant in {
+                ("generate", "--max_new_tokns", "3"): "'--max-new-tokens'",
+                ("generate", "-temp", "1"): "'--temp'",
+                ("generate", "-m", "model", "--isa", "avx_512"): "'avx512'",
+                ("evla",): "'eval'",
+                ("eval", "pppl"): "'ppl'",
+                ("completion", "bsh"): "'bash'",
+        }.items():
+            self.assertIn(f"did you mean {meant}", self.complaint(*arguments), arguments)
+
+    # Environment and files
+
+    def test_the_order_of_flag_environment_file_default(self):
+        file = ["--config", settings("order.toml", "max-new-tokens = 4\n")]
+        general, own = {"MAMBA_CPP_MAX_NEW_TOKENS": "3"}, {"MAMBA_CPP_GENERATE_MAX_NEW_TOKENS": "2"}
+        self.assertEqual(self.count("-n", "1", *file, env={**general, **own}), 1)
+        self.assertEqual(self.count(*file, env={**general, **own}), 2)
+        self.assertEqual(self.count(*file, env=general), 3)
+        self.assertEqual(self.count(*file), 4)
+        self.assertEqual(self.count(), 128)
+        self.assertEqual(self.count(env={"MAMBA_CPP_CONFIG": "order.toml"}), 4)
+        self.assertEqual(self.count("-n", "5", env={"MAMBA_CPP_MAX_NEW_TOKENS": ""}), 5)
+        own_section = settings("own.toml", "max-new-tokens = 4\n[generate]\nmax_new_tokens = 6\n")
+        self.assertEqual(self.count("--config", own_section), 6)
+
+    def test_required_flags_and_booleans_from_the_environment(self):
+        env = {"MAMBA_CPP_MODEL": "model", "MAMBA_CPP_PROMPT": "x", "MAMBA_CPP_N": "1"}
+        for word in ("1", "true", "on", "enabled"):
+            out, _ = run("generate", "-n", "2", env={**env, "MAMBA_CPP_JSON": word})
+            self.assertEqual(len(json.loads(out)["ids"]), 2)
+        for word in ("0", "false", "off", "disabled", ""):
+            out, _ = run("generate", "-n", "2", env={**env, "MAMBA_CPP_JSON": word})
+            self.assertFalse(out.startswith("{"))
+        error = self.complaint("generate", env={**env, "MAMBA_CPP_ECHO": "maybe"})
+        self.assertIn("[MAMBA_CPP_ECHO] expected one of 1, true, on, enabled", error)
+
+    def test_a_flag_beats_a_variable_that_it_excludes(self):
+        models.write("prompt", "Hello")
+        out, _ = run("generate", "-m", "model", "-n", "0", "--echo", "-f", "prompt",
+                     env={"MAMBA_CPP_PROMPT": "other"})
+        self.assertEqual(out, "Hello")
+
+    def test_a_wrong_value_names_where_it_came_from(self):
+        base = ["generate", "-m", "model", "-p", "x"]
+        self.assertIn("[MAMBA_CPP_TEMP] expected a number in 0..1000, got 'warm'",
+                      self.complaint(*base, env={"MAMBA_CPP_TEMP": "warm"}))
+        self.assertIn("[MAMBA_CPP_GENERATE_ISA] expected one of",
+                      self.complaint(*base, env={"MAMBA_CPP_GENERATE_ISA": "sse9"}))
+        path = settings("warm.toml", "\n[generate]\ntemp = warm\n")
+        self.assertIn("[warm.toml:3] expected a number", self.complaint(*base, "--config", path))
+        path = settings("warm.json", {"generate": {"temp": "warm"}})
+        self.assertIn("[warm.json] expected a number", self.complaint(*base, "--config", path))
+
+    def test_wrong_settings(self):
+        base = ["generate", "-m", "model", "-p", "x", "--config"]
+        for content, parts in {
+                "tempp = 1\n": ["[x.toml:1]", "'tempp'", "did you mean 'temp'"],
+                "[generate]\n\nbatchsize = 1\n": ["[x.toml:3]", "of 'generate'", "'batch-size'"],
+                "[genrate]\ntemp = 1\n": ["[x.toml:2]", "did you mean 'generate'"],
+                "[train]\nlr-rate = 1\n": ["[x.toml:2]", "'lr-rate'"],
+                "help = true\n": ["[x.toml:1]", "'help'"],
+                "temp = 1\ntemp = 2\n": ["[x.toml:2]", "twice"],
+                "temp = [1, 2]\n": ["[x.toml:1]", "a list of 2"],
+        }.items():
+            error = self.complaint(*base, settings("x.toml", content))
+            for part in parts:
+                self.assertIn(part, error)
+        self.assertIn("[x.toml:1]", self.complaint(*base, settings("x.toml", "temp\n"), code=3))
+        self.assertIn("nowhere", self.complaint(*base, "nowhere", code=3))
+        self.assertIn("byte", self.complaint(*base, settings("x.json", "{\"temp\": "), code=3))
+        self.assertIn("'temp'", self.complaint(*base, settings("x.json", {"temp": None}), code=3))
+        self.assertIn("object", self.complaint(*base, settings("x.json", [1]), code=3))
+
+    def test_training_from_a_file_with_a_flag_over_it(self):
+        for name, content in {
+                "run.toml": "[train]\nmodel-config = \"model/config.json\"\ndata = [\"text\"]\n"
+                            "output_dir = 'run'\nmax-steps = 9\nseq-len = 16\nbatch-size = 1\n"
+                            "json = true\n[generate]\ntemp = 0\n",
+                "run.json": {"train": {"model_config": "model/config.json", "data": ["text"],
+                                       "output_dir": "run2", "max_steps": 9, "seq_len": 16,
+                                       "per_device_train_batch_size": 1, "json": True}},
+        }.items():
+            out, _ = run("train", "--config", settings(name, content), "--max-steps", "2")
+            result = json.loads(out)
+            self.assertEqual((result["status"], result["step"]), ("finished", 2))
+            self.assertGreater(result["loss"], 0)
+            again, _ = run("train", "--config", name, "--max-steps", "3",
+                           "--resume-from-checkpoint", code=2)  # another course than was begun
+        plan, _ = run("train", "--config", "run.toml", "--dry-run")
+        self.assertEqual(json.loads(plan)["tokens_per_step"], 16)
+
+    # Errors as JSON
+
+    def test_errors_as_json(self):
+        for arguments, code, kind in (
+                (["generate", "-m", "nowhere", "-p", "x", "--json"], 3, "bad_file"),
+                (["generate", "--json", "--tmep", "1"], 2, "invalid_argument"),
+                (["eval", "ppl", "--json"], 2, "invalid_argument"),
+                (["inspect", "mamba-131m", "--json"], 2, "invalid_argument"),
+                (["bench", "model", "model", "--json", "--isa", "sse9"], 2, "invalid_argument")):
+            out, error = run(*arguments, code=code)
+            found = json.loads(out)["error"]
+            self.assertEqual((found["code"], found["type"]), (code, kind))
+            self.assertEqual(error, f"error: {found['message']}\n")
+        out, _ = run("generate", "-m", "nowhere", "-p", "x", code=3, env={"MAMBA_CPP_JSON": "1"})
+        self.assertEqual(json.loads(out)["error"]["type"], "bad_file")
+        self.complaint("generate", "-m", "nowhere", "-p", "x", code=3, env={"MAMBA_CPP_JSON": "0"})
+
+    def test_bench_as_json_by_both_flags(self):
+        for form in (["--json"], ["-o", "json"]):
+            out, _ = run("bench", "kernel", "scan_step", "--seconds", "0", *form)
+            self.assertEqual(json.loads(out)["kernels"][0]["kernel"], "scan_step")
+
+    # Colours
+
+    def on_terminal(self, *arguments, **env):
+        """What a terminal gets of both streams."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen([PROGRAM, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+                                   env={**CLEAN, "TERM": "xterm", **env})
+        os.close(theirs)
+        text = b""
+        try:
+            while part := os.read(ours, 65536):
+                text += part
+        except OSError:  # EIO: the other end is closed
+            pass
+        os.close(ours)
+        process.wait(timeout=60)
+        return text
+
+    def test_colours_on_a_terminal_alone(self):
+        for arguments in (["--help"], ["generate", "--help"], ["genrate"]):
+            self.assertIn(b"\033[", self.on_terminal(*arguments), arguments)
+            for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"MAMBA_CPP_COLOR": "never"}):
+                if arguments == ["genrate"] and "MAMBA_CPP_COLOR" in env:
+                    continue  # the words are refused before settings are read
+                self.assertNotIn(b"\033[", self.on_terminal(*arguments, **env), (arguments, env))
+            self.assertIn(b"\033[", self.on_terminal(*arguments, NO_COLOR=""))
+        self.assertNotIn(b"\033[", self.on_terminal("generate", "--help", "--color", "never"))
+        self.assertNotIn("\033[", run("generate", "--help", env={"TERM": "xterm"})[0])
+        self.assertIn("\033[", run("generate", "--help", "--color=always")[0])
+        self.assertIn("\033[", run("--color", "always", "generate", "--help")[0])
+        self.assertIn("--color", self.complaint("version", "--color", "sometimes"))
+
+    def test_bars_on_a_terminal_alone(self):
+        flags = ["train", "--model-config", "model/config.json", "--data", "text", "--seq-len", "16",
+                 "--batch-size", "1", "--max-steps", "2", "--output-dir"]
+        self.assertIn(b"\r", self.on_terminal(*flags, "bar").replace(b"\r\n", b"\n"))
+        _, error = run(*flags, "no_bar")
+        self.assertNotIn("\r", error)
+        self.assertNotIn("\033", error)
+
+    # The manual and completions
+
+    def test_the_manual_is_clean_and_whole(self):
+        page, _ = run("man")
+        for word in ("mamba\\-cpp eval ppl", "\\-\\-learning\\-rate", "MAMBA_CPP_TRAIN_LEARNING_RATE",
+                     ".SH EXIT STATUS"):
+            self.assertIn(word, page)
+        if not shutil.which("groff"):
+            self.skipTest("groff is not installed")
+        result = subprocess.run(["groff", "-man", "-Tascii", "-ww", "-z"], input=page.encode(),
+                                capture_output=True, check=True)
+        self.assertEqual(result.stderr, b"")
+
+
+def bash_completions(line):
+    """What bash offers for this line, whose last word is being typed."""
+    words = line.split(" ")
+    # As readline splits them: '=' stands alone.
+    split = list(itertools.chain.from_iterable(
+        [w] if "=" not in w else [p for p in w.replace("=", " = ").split(" ") if p or w.endswith("=")]
+        for w in words))
+    quoted = " ".join(f"'{w}'" for w in split)
+    script = (f"source ./completion.bash; COMP_WORDS=({quoted}); COMP_CWORD={len(split) - 1}; "
+              "compopt() { :; }; _mamba_cpp; printf '%s\\n' \"${COMPREPLY[@]}\"")
+    result = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, check=True,
+                            timeout=60)
+    if result.stderr:
+        raise AssertionError(result.stderr.decode())
+    return [word for word in result.stdout.decode().split("\n") if word]
+
+
+class Completion(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        os.chdir(cls.folder.name)
+        for shell in ("bash", "zsh", "fish"):
+            models.write(f"completion.{shell}", run("completion", shell)[0])
+        models.write("folder with space/file", "x")
+        models.write("file.txt", "x")
+
+    @classmethod
+    def tearDownClass(cls):
+        os.chdir("/")
+        cls.folder.cleanup()
+
+    def test_bash(self):
+        offers = bash_completions
+        self.assertEqual(offers("mamba-cpp gen"), ["generate"])
+        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "train"])
+        self.assertEqual(offers("mamba-cpp train --learn"), ["--learning-rate"])
+        self.assertIn("-t", offers("mamba-cpp train -"))
+        self.assertEqual(offers("mamba-cpp eval ppl --dtype b"), ["bf16"])
+        self.assertEqual(offers("mamba-cpp generate --isa=avx2"), ["avx2"])
+        self.assertEqual(sorted(offers("mamba-cpp generate -m x --dtype=")), ["bf16", "f32"])
+        self.assertEqual(offers("mamba-cpp generate -m fold"), ["folder with space"])
+        self.assertEqual(offers("mamba-cpp generate -m fi"), [])
+        self.assertEqual(offers("mamba-cpp generate -f fi"), ["file.txt"])
+        self.assertEqual(offers("mamba-cpp generate -p "), [])
+        self.assertEqual(offers("mamba-cpp completion z"), ["zsh"])
+        self.assertEqual(offers("mamba-cpp inspect fi"), ["file.txt"])
+        # A command's name as a value of a flag is no command.
+        self.assertEqual(offers("mamba-cpp generate -m model --dtype f"), ["f32"])
+
+    def test_zsh(self):
+        if not shutil.which("zsh"):
+            self.skipTest("zsh is not installed")
+        subprocess.run(["zsh", "-f", "-n", "completion.zsh"], check=True)
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(["zsh", "-f", "-i"], stdin=theirs, stdout=theirs, stderr=theirs,
+                                   env={**CLEAN, "TERM": "dumb", "HOME": os.getcwd()})
+        os.close(theirs)
+
+        def read_until(*wanted):
+            text = b""
+            while not any(word in text for word in wanted):
+                ready, _, _ = select.select([ours], [], [], 60)
+                part = os.read(ours, 65536) if ready else b""
+                if not part:
+                    raise AssertionError(f"no {wanted} in {text!r}")
+                text += part
+            return text
+        os.write(ours, b"PS1='READY '; autoload -Uz compinit; compinit -u -d dump; "
+                       b". ./completion.zsh; echo LOAD''ED\n")
+        read_until(b"LOADED")
+        for typed, completed in ((b"gen", b"generate "), (b"eval pp", b"eval ppl "),
+                                 (b"train --learn", b"train --learning-rate"),
+                                 (b"eval ppl --dtype b", b"--dtype bf16 "),
+                                 (b"completion z", b"completion zsh "),
+                                 (b"generate -f fi", b"file.txt ")):
+            os.write(ours, b"mamba-cpp " + typed + b"\t")
+            self.assertIn(completed, read_until(completed))
+            os.write(ours, b"\x15")  # Ctrl-U: an empty line again
+        os.write(ours, b"exit\n")
+        os.close(ours)
+        process.kill()
+        process.wait(timeout=60)
+
+    def test_fish(self):
+        if not shutil.which("fish"):
+            self.skipTest("fish is not installed")
+
+        def offers(line):
+            script = f"source ./completion.fish; complete -C '{line}'"
+            result = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True,
+                                    check=True, env={**CLEAN, "HOME": os.getcwd()})
+            self.assertEqual(result.stderr, b"")
+            return [text.split("\t")[0] for text in result.stdout.decode().splitlines()]
+        self.assertEqual(offers("mamba-cpp gen"), ["generate"])
+        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "train"])
+        self.assertEqual(offers("mamba-cpp train --learn"), ["--learning-rate"])
+        self.assertEqual(offers("mamba-cpp eval ppl --dtype b"), ["bf16"])
+        self.assertEqual(offers("mamba-cpp completion z"), ["zsh"])
+        self.assertIn("folder with space/", offers("mamba-cpp generate -m fold"))
+        self.assertEqual(offers("mamba-cpp generate -f fi"), ["file.txt"])
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=1)
