@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library in a few lines: load a model over bytes, go on with a text, print it as it comes.
+// The library in a few lines: load a model, go on with a text, print it as it comes.
 #include <mamba/mamba.h>
 
 #include <cstdio>
@@ -7,7 +7,7 @@
 int main(int argc, char** argv) try {
   if (argc != 3) return std::fprintf(stderr, "usage: %s MODEL TEXT\n", argv[0]), 2;
   mamba::Model model = mamba::Model::load(argv[1]);
-  const auto tokenizer = mamba::make_tokenizer("bytes");
+  const auto tokenizer = mamba::load_tokenizer(argv[1]);
   mamba::Generator generator(model, tokenizer.get());
   mamba::Session session = generator.start();
   generator.prefill(session, tokenizer->encode(argv[2]));
