@@ -109,6 +109,26 @@ class Commands(unittest.TestCase):
         refused = run_json("verify", "model", "golden", "--json", code=3)
         self.assertIn("nan at element 300", refused["error"]["message"])
 
+    def test_broken_weights_are_refused_where_they_would_become_text(self):
+        models.byte_model(PROGRAM, "broken")
+        tensors = models.read_safetensors("broken/model.safetensors")
+        dtype, shape, values = tensors["backbone.layers.1.mixer.D"]
+        tensors["backbone.layers.1.mixer.D"] = (dtype, shape, struct.pack("<f", math.nan) + values[4:])
+        models.write("broken/model.safetensors", models.safetensors(tensors))
+        models.write("some_text", "It was the best of times. " * 20)
+        for arguments in (("generate", "-m", "broken", "-p", "x", "-n", "4", "--state-out", "never"),
+                          ("eval", "ppl", "-m", "broken", "-f", "some_text")):
+            refused = run_json(*arguments, "--json", code=3)
+            self.assertIn("overflow or hold NaN", refused["error"]["message"])
+        self.assertFalse(os.path.exists("never"))
+
+    def test_paths_that_are_no_utf8_are_shown_in_json(self):
+        path = b"mod\xff"
+        os.symlink("model", path)
+        self.assertEqual(run_json("inspect", path, "--json")["path"], "mod\ufffd")
+        answer = run_json("generate", "-m", path, "-p", "x", "-n", "1", "--json")
+        self.assertEqual(answer["model"]["path"], "mod\ufffd")
+
     def test_a_saved_state_goes_on_in_another_process(self):
         def ids(*arguments):
             return run_json("generate", "-m", "model", "--json", "--seed", "3", *arguments)["ids"]
