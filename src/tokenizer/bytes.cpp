@@ -53,9 +53,7 @@ std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name) {
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
-  if (path == "bytes" || (tokenizer_files(path).size() == 1 && says_bytes(path))) {
-    return make_tokenizer("bytes");
-  }
+  if (path == "bytes" || says_bytes(path)) return make_tokenizer("bytes");
   return std::make_unique<BpeTokenizer>(read_bpe_file(path));
 }
 

@@ -14,42 +14,65 @@ namespace fs = std::filesystem;
 
 namespace {
 constexpr const char* kByteClass = "ByteTokenizer";
+constexpr const char* kTokenizerJson = "tokenizer.json";
+constexpr const char* kVocabulary = "vocab.json";
+constexpr const char* kChatTemplate = "chat_template.jinja";
 }  // namespace
 
-std::vector<std::string> tokenizer_files(const std::string& path) {
-  std::vector<std::string> files;
+std::string tokenizer_folder(const std::string& path) {
+  std::error_code ignored;
+  if (path == "bytes" || fs::is_directory(path, ignored)) return path == "bytes" ? "" : path;
+  const std::string folder = fs::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+std::vector<TokenizerFile> tokenizer_files(const std::string& path) {
+  std::vector<TokenizerFile> files;
   if (path == "bytes") return files;
   std::error_code ignored;
-  const fs::path folder =
-      fs::is_directory(path, ignored) ? fs::path(path) : fs::path(path).parent_path();
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                           "vocab.json", "merges.txt", "chat_template.jinja"}) {
+  const bool is_folder = fs::is_directory(path, ignored);
+  const fs::path folder = tokenizer_folder(path);
+  if (!is_folder) files.push_back({path, kTokenizerJson});
+  const auto add = [&](const char* name) {
     const fs::path file = folder / name;
-    if (fs::is_regular_file(file, ignored)) files.push_back(file.string());
+    if (fs::is_regular_file(file, ignored)) files.push_back({file.string(), name});
+  };
+  // Beside a file that was named there may be the vocabulary of another tokenizer.
+  if (is_folder) {
+    for (const char* name : {kTokenizerJson, kVocabulary, "merges.txt"}) add(name);
+  }
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json", kChatTemplate}) {
+    add(name);
   }
   return files;
 }
 
 bool says_bytes(const std::string& folder) {
-  const std::string path = folder + "/tokenizer_config.json";
   std::error_code ignored;
+  for (const char* name : {kTokenizerJson, kVocabulary}) {
+    if (fs::exists(fs::path(folder) / name, ignored)) return false;
+  }
+  const std::string path = folder + "/tokenizer_config.json";
   if (!fs::is_regular_file(path, ignored)) return false;
   const Json config = read_json_file(path);
   return config.is_object() && config.value("tokenizer_class", Json()) == kByteClass;
 }
 
-void copy_tokenizer_files(const std::string& path, const std::string& folder) {
+void copy_tokenizer_files(const std::string& path, const std::string& folder,
+                          const std::string& chat_template) {
   if (path == "bytes") {
     const Json config = {{"tokenizer_class", kByteClass}};
     write_file_atomic(folder + "/tokenizer_config.json", config.dump(2) + "\n");
   }
-  for (const std::string& from : tokenizer_files(path)) {
-    const fs::path to = fs::path(folder) / fs::path(from).filename();
+  for (const TokenizerFile& from : tokenizer_files(path)) {
+    const fs::path to = fs::path(folder) / from.name;
     std::error_code ignored;
-    if (fs::equivalent(from, to, ignored)) continue;
-    const MappedFile file(from);
+    if (fs::equivalent(from.path, to, ignored)) continue;
+    if (!chat_template.empty() && from.name == kChatTemplate) continue;
+    const MappedFile file(from.path);
     write_file_atomic(to.string(), {reinterpret_cast<const char*>(file.data()), file.size()});
   }
+  if (!chat_template.empty()) write_file_atomic(folder + "/" + kChatTemplate, chat_template);
 }
 
 }  // namespace mamba

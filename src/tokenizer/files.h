@@ -7,13 +7,23 @@
 
 namespace mamba {
 
-// Paths of the files that make the tokenizer `path` (as load_tokenizer takes it) and say how it is
-// used (special tokens, chat template); none for "bytes".
-std::vector<std::string> tokenizer_files(const std::string& path);
+// The folder of the tokenizer `path` (as load_tokenizer takes it); "" for "bytes".
+std::string tokenizer_folder(const std::string& path);
+
+struct TokenizerFile {
+  std::string path;
+  std::string name;  // in a model folder: "tokenizer.json", whatever it is called at `path`
+};
+// The files that make the tokenizer `path` (as load_tokenizer takes it) and say how it is used
+// (special tokens, chat template); none for "bytes".
+std::vector<TokenizerFile> tokenizer_files(const std::string& path);
 // Copies them into an existing folder, each atomically, so that load_tokenizer(folder) is the same.
-// "bytes" leaves a tokenizer_config.json that says so.
-void copy_tokenizer_files(const std::string& path, const std::string& folder);
-// Whether a folder's tokenizer_config.json says that its model reads bytes.
+// "bytes" leaves a tokenizer_config.json that says so. A chat template (Jinja) goes in the place of
+// that of `path`.
+void copy_tokenizer_files(const std::string& path, const std::string& folder,
+                          const std::string& chat_template = "");
+// Whether a folder without a vocabulary has a tokenizer_config.json that says that its model reads
+// bytes.
 bool says_bytes(const std::string& folder);
 
 }  // namespace mamba

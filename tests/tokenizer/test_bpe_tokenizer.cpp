@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "support/expect_error.h"
+#include "support/learned_tokenizer.h"
 #include "tokenizer/bpe_tokenizer.h"
 #include "tokenizer/bpe_trainer.h"
 #include "tokenizer/byte_chars.h"
@@ -20,12 +21,7 @@ using Ids = std::vector<int32_t>;
 
 // A learned vocabulary as JSON, to be changed.
 nlohmann::json learned() {
-  static const std::string text = [] {
-    BpeTrainer trainer({.vocab_size = 300, .min_frequency = 2, .special = {"<end>"}});
-    for (int i = 0; i < 30; ++i) trainer.add("the cat and the hat, aaaaaaa 1234 don't the end ");
-    trainer.end_text();
-    return trainer.train({});
-  }();
+  static const std::string text = test::learned_tokenizer_json();
   return nlohmann::json::parse(text);
 }
 
