@@ -82,6 +82,12 @@ class CommandLine(unittest.TestCase):
         self.assertIn("did you mean 'ppl'", self.complaint("help", "eval", "pppl"))
         self.assertIn("no more words", self.complaint("help", "eval", "ppl", "x"))
 
+    def test_the_help_of_a_default_that_depends_says_on_what(self):
+        text = " ".join(run("convert", "--help-all")[0].split())
+        option = text[text.index("--tolerance X"):]
+        self.assertRegex(option, r"^--tolerance X +Of --verify: .* default: 1e-5, but 0.02 with "
+                                 r"--dtype f16 and 0.1 with bf16 \[MAMBA")
+
     def test_without_a_command_the_help_goes_to_standard_error(self):
         out, error = run(code=2)
         self.assertEqual(out, "")
