@@ -11,8 +11,11 @@ namespace mamba {
 namespace {
 
 constexpr double kWidth = 960, kHeight = 600;
-constexpr double kLeft = 76, kRight = 884;  // of both panels
-constexpr int64_t kMaxPoints = 1600;        // of one line: two for each pixel
+constexpr double kLeft = 76, kRight = 884;     // of both panels
+constexpr double kNameMargin = 16;             // from the left edge to the name of an axis
+constexpr double kTitle = 30, kSubtitle = 52;  // base lines above the panels
+constexpr double kDot = 5;                     // of a point that is drawn over the frame
+constexpr int64_t kMaxPoints = 1600;           // of one line: two for each pixel
 
 struct Panel {
   double top, bottom;  // in pixels
@@ -108,6 +111,15 @@ std::string line(double x1, double y1, double x2, double y2, const char* css_cla
       x1, y1, x2, y2);
 }
 
+// At most 7 characters, which is what the margins hold: 0.00015 -> "1.5e-4".
+std::string value_label(double value) {
+  if (value == 0 || (std::abs(value) >= 1e-3 && std::abs(value) < 1e5)) {
+    return fmt::format("{:.5g}", value);
+  }
+  const auto power = static_cast<int>(std::floor(std::log10(std::abs(value)) + 1e-9));
+  return fmt::format("{:.3g}e{}", value / std::pow(10.0, power), power);
+}
+
 // 12500 -> "12.5k".
 std::string step_label(double step) {
   if (step >= 1e6) return fmt::format("{:.6g}M", step / 1e6);
@@ -119,7 +131,7 @@ std::string frame(const Panel& panel, const std::string& name, int wanted, bool 
   std::string out;
   for (const double v : axis_ticks(panel.low, panel.high, wanted)) {
     out += line(kLeft, panel.y(v), kRight, panel.y(v), "grid");
-    out += text(kLeft - 8, panel.y(v) + 4, "end", fmt::format("{:.6g}", v));
+    out += text(kLeft - 8, panel.y(v) + 4, "end", value_label(v));
   }
   for (const double s : axis_ticks(0, panel.last_step, 8)) {
     if (s != std::floor(s)) continue;
@@ -128,7 +140,7 @@ std::string frame(const Panel& panel, const std::string& name, int wanted, bool 
   }
   out += fmt::format("<rect class=\"frame\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"/>\n",
                      kLeft, panel.top, kRight - kLeft, panel.bottom - panel.top);
-  return out + sideways(24, (panel.top + panel.bottom) / 2, name);
+  return out + sideways(kNameMargin, (panel.top + panel.bottom) / 2, name);
 }
 
 // The steep start of a long run would press the rest flat: its top is where 2 % of the losses are
@@ -148,14 +160,17 @@ void set_loss_range(Panel& panel, const std::vector<CurvePoint>& raw,
     panel.low = std::min(losses.empty() && i == 0 ? eval[i].value : panel.low, eval[i].value);
     panel.high = std::max(losses.empty() && i == 0 ? eval[i].value : panel.high, eval[i].value);
   }
-  const double pad = std::max(0.06 * (panel.high - panel.low), 1e-3);
+  // A short run may hardly change: its ticks must still differ within the digits of a label.
+  const double middle = (panel.low + panel.high) / 2;
+  const double least = std::max(0.01 * std::abs(middle), 1e-3);
+  const double pad = std::max(0.06 * (panel.high - panel.low), least - (panel.high - middle));
   panel.low -= pad;
   panel.high += pad;
 }
 
-// One entry of the legend, `row` from the top.
-std::string legend(const Panel& panel, int row, const char* css_class, const std::string& words) {
-  const double x = kRight - 330, y = panel.top + 24 + 20 * row;
+// One entry of the legend, `row` from the top: beside the title, where no curve is.
+std::string legend(int row, const char* css_class, const std::string& words) {
+  const double x = kRight - 300, y = row == 0 ? kTitle : kSubtitle;
   return line(x, y - 4, x + 28, y - 4, css_class) + text(x + 38, y, "start", words, "legend");
 }
 
@@ -167,9 +182,9 @@ std::string loss_panel(const Panel& panel, const std::vector<CurvePoint>& raw,
     for (const double v : axis_ticks(low, high, 6)) {
       const double y = panel.y(v / labels.bits_per_nat);
       out += line(kRight, y, kRight + 5, y, "tick");
-      out += text(kRight + 9, y + 4, "start", fmt::format("{:.6g}", v));
+      out += text(kRight + 9, y + 4, "start", value_label(v));
     }
-    out += sideways(kWidth - 18, (panel.top + panel.bottom) / 2, "bits per byte");
+    out += sideways(kWidth - 6, (panel.top + panel.bottom) / 2, "bits per byte");
   }
   const std::vector<CurvePoint> smoothed = smooth(raw, static_cast<int64_t>(raw.size()) / 60);
   out += "<g clip-path=\"url(#loss)\">\n" + polyline(panel, raw, "raw") +
@@ -184,14 +199,10 @@ std::string loss_panel(const Panel& panel, const std::vector<CurvePoint>& raw,
     return fmt::format("{} {:.4g}{}", name, loss, bits);
   };
   int row = 0;
-  const int rows = (smoothed.empty() ? 0 : 1) + (eval.empty() ? 0 : 1);
-  out +=
-      fmt::format("<rect class=\"box\" x=\"{}\" y=\"{}\" width=\"334\" height=\"{}\" rx=\"4\"/>\n",
-                  kRight - 342, panel.top + 8, 20 * rows + 8);
   if (!smoothed.empty()) {
-    out += legend(panel, row++, "train", entry("training", smoothed.back().value));
+    out += legend(row++, "train", entry("training", smoothed.back().value));
   }
-  if (!eval.empty()) out += legend(panel, row++, "eval", entry("validation", eval.back().value));
+  if (!eval.empty()) out += legend(row++, "eval", entry("validation", eval.back().value));
   return out;
 }
 
@@ -201,6 +212,7 @@ std::string rate_panel(Panel panel, const std::vector<CurvePoint>& rate) {
   for (const CurvePoint& p : rate) panel.high = std::max(panel.high, p.value);
   panel.high = panel.high > 0 ? 1.12 * panel.high : 1;
   return frame(panel, "learning rate", 2, true) + polyline(panel, rate, "rate") +
+         (rate.size() == 1 ? dots(panel, rate, 3.5, "only") : "") +
          text((kLeft + kRight) / 2, kHeight - 12, "middle", "step", "name");
 }
 
@@ -214,12 +226,12 @@ text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, 
 .grid { stroke: #e6e9ee; stroke-width: 1; }
 .tick { stroke: #8a94a3; stroke-width: 1; }
 .frame { fill: none; stroke: #8a94a3; stroke-width: 1; }
-.box { fill: #ffffff; fill-opacity: 0.88; stroke: #dfe3e9; }
 .raw { fill: none; stroke: #8db8ee; stroke-width: 1; stroke-opacity: 0.55; }
 .train { fill: none; stroke: #1763c6; stroke-width: 2.2; stroke-linejoin: round; }
 .eval { fill: none; stroke: #d4490c; stroke-width: 1.8; stroke-linejoin: round; }
 .dot { fill: #d4490c; stroke: #ffffff; stroke-width: 1; }
 .first { fill: #1763c6; }
+.only { fill: #4f7a28; }
 .rate { fill: none; stroke: #4f7a28; stroke-width: 2; stroke-linejoin: round; }
 </style>
 )";
@@ -271,10 +283,10 @@ std::string curves_svg(const Curves& curves, const CurveLabels& labels) {
       "height=\"{1}\" role=\"img\">\n<title>{2}</title>\n{3}"
       "<clipPath id=\"loss\"><rect x=\"{4}\" y=\"{5}\" width=\"{6}\" height=\"{7}\"/></clipPath>\n"
       "<rect width=\"{0}\" height=\"{1}\" fill=\"#ffffff\"/>\n",
-      kWidth, kHeight, escape_xml(labels.title), kStyle, kLeft, loss.top, kRight - kLeft,
-      loss.bottom - loss.top);
-  svg += text(kLeft, 30, "start", labels.title, "title");
-  svg += text(kLeft, 52, "start", labels.subtitle, "subtitle");
+      kWidth, kHeight, escape_xml(labels.title), kStyle, kLeft - kDot, loss.top,
+      kRight - kLeft + 2 * kDot, loss.bottom - loss.top);
+  svg += text(kLeft, kTitle, "start", labels.title, "title");
+  svg += text(kLeft, kSubtitle, "start", labels.subtitle, "subtitle");
   svg += loss_panel(loss, raw, eval, labels);
   svg += rate_panel(lr, rate);
   return svg + "</svg>\n";

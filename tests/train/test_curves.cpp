@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <regex>
 #include <string>
 #include <vector>
 
@@ -63,6 +64,68 @@ TEST(Curves, SvgIsWellFormedForAnyNumberOfPoints) {
     EXPECT_EQ(svg.find("nan"), std::string::npos) << points << " points";
     EXPECT_EQ(svg.find("inf"), std::string::npos) << points << " points";
     EXPECT_LT(svg.size(), 200'000u);  // long runs are thinned
+  }
+}
+
+// Where a text is, with 0.6 of its size as the width of a character.
+struct Box {
+  double left, top, right, bottom;
+  std::string words;
+};
+
+std::vector<Box> text_boxes(const std::string& svg) {
+  const std::regex element(
+      R"re(<text class="(\w+)" (?:x="([-\d.]+)" y="([-\d.]+)" )?text-anchor="(\w+)")re"
+      R"re((?: transform="translate\(([-\d.]+) ([-\d.]+)\) rotate\(-90\)")?>([^<]*)<)re");
+  std::vector<Box> boxes;
+  for (std::sregex_iterator at(svg.begin(), svg.end(), element), end; at != end; ++at) {
+    const std::smatch& m = *at;
+    const double size = m[1] == "title" ? 18 : m[1] == "label" ? 12 : 13;
+    const double width = 0.6 * size * static_cast<double>(m[7].length());
+    const double before = m[4] == "start" ? 0 : m[4] == "end" ? 1 : 0.5;
+    if (m[5].matched) {
+      const double x = std::stod(m[5]), y = std::stod(m[6]);
+      boxes.push_back({x - size, y - (1 - before) * width, x, y + before * width, m[7]});
+    } else {
+      const double x = std::stod(m[2]), y = std::stod(m[3]);
+      boxes.push_back({x - before * width, y - size, x + (1 - before) * width, y, m[7]});
+    }
+  }
+  return boxes;
+}
+
+TEST(Curves, SvgKeepsItsTextsApart) {
+  for (const int64_t points : {0, 1, 2, 3, 7, 30}) {
+    for (const double rate : {1.5e-5, 3e-4, 1.25e-3, 0.02}) {
+      for (const double spread : {0.0, 1e-6, 1e-3, 0.02, 1.0}) {
+        Curves c;
+        for (int64_t i = 1; i <= points; ++i) {
+          const double part = static_cast<double>(i) / 30;
+          c.loss.push_back({i, 8.317725 - spread * part});
+          c.eval_loss.push_back({i, 8.317766 - spread * part});
+          c.learning_rate.push_back({i, rate * part});
+        }
+        const CurveLabels labels{"mamba2, 1,234,567 parameters",
+                                 "width 256, 24 layers; 10,000 steps of 16,384 tokens, bf16",
+                                 1.442695, points};
+        const std::string svg = curves_svg(c, labels);
+        const std::vector<Box> boxes = text_boxes(svg);
+        ASSERT_GE(boxes.size(), 6u);
+        for (size_t i = 0; i < boxes.size(); ++i) {
+          const Box& a = boxes[i];
+          EXPECT_TRUE(a.left >= 0 && a.right <= 960 && a.top >= 0 && a.bottom <= 600) << a.words;
+          for (size_t j = i + 1; j < boxes.size(); ++j) {
+            const Box& b = boxes[j];
+            const bool apart =
+                a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top;
+            EXPECT_TRUE(apart) << a.words << " and " << b.words << ", " << points << " points, "
+                               << rate << ", " << spread;
+            // Ticks of one axis say different values; 0 and 1 are on two.
+            EXPECT_TRUE(a.words != b.words || a.left != b.left || a.words.size() < 2) << a.words;
+          }
+        }
+      }
+    }
   }
 }
 
