@@ -214,9 +214,7 @@ std::vector<Setting> parse_config_toml(const std::string& text, const std::strin
   return TomlReader(text, path).read();
 }
 
-std::vector<Setting> read_config_file(const std::string& path) {
-  const std::string text = read_input(path, kMaxBytes);
-  if (!path.ends_with(".json")) return parse_config_toml(text, path);
+std::vector<Setting> parse_config_json(const std::string& text, const std::string& path) {
   const std::string where = printable(path, 200);
   const Json json = parse_json(text, where);
   if (!json.is_object()) {
@@ -226,6 +224,11 @@ std::vector<Setting> read_config_file(const std::string& path) {
   std::vector<Setting> settings;
   add_json(json, "", where, &settings);
   return settings;
+}
+
+std::vector<Setting> read_config_file(const std::string& path) {
+  const std::string text = read_input(path, kMaxBytes);
+  return path.ends_with(".json") ? parse_config_json(text, path) : parse_config_toml(text, path);
 }
 
 }  // namespace mamba::cli

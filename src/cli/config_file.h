@@ -20,5 +20,6 @@ struct Setting {
 // and as INI does, values without quotes. Throws bad_file with the line.
 std::vector<Setting> read_config_file(const std::string& path);
 std::vector<Setting> parse_config_toml(const std::string& text, const std::string& path);
+std::vector<Setting> parse_config_json(const std::string& text, const std::string& path);
 
 }  // namespace mamba::cli
