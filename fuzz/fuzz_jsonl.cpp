@@ -27,10 +27,15 @@ std::string read_all(std::string_view text, size_t block_bytes) {
     for (int64_t line = block.first_line; !rest.empty(); ++line) {
       const std::string where = "fuzz, line " + std::to_string(line);
       try {
-        for (const mamba::TextPiece& piece :
-             mamba::parse_jsonl_line(mamba::next_line(&rest), where)) {
+        const mamba::JsonlDocument document =
+            mamba::parse_jsonl_line(mamba::next_line(&rest), where);
+        for (const mamba::TextPiece& piece : document.pieces) {
           MAMBA_CHECK(mamba::valid_utf8_prefix(piece.text) == piece.text.size());
           all += where + (piece.scored ? " + " : " - ") + piece.text + "\n";
+        }
+        for (const mamba::ChatMessage& message : document.messages) {
+          MAMBA_CHECK(mamba::valid_utf8_prefix(message.content) == message.content.size());
+          all += where + " " + message.role + ": " + message.content + "\n";
         }
       } catch (const mamba::Error& error) {
         const std::string message = error.what();

@@ -44,14 +44,18 @@ struct TrainOptions {
   std::string model_config;  // a config file or a preset; "" with init_from or when resuming
   std::string init_from;     // a model folder whose weights are the start; ""
   // Files, or folders whose files are read in the order of their paths. By their names: JSONL
-  // (.jsonl, .json) with {"text"} or {"prompt", "response" or "completion"} a line, where a prompt
-  // has no loss; ids as uint16 or uint32 (.bin); any other is text. All are one source...
+  // (.jsonl, .json) with {"text"}, {"prompt", "response" or "completion"} or {"messages"} a line,
+  // where prompts and all but the assistant's answers have no loss; ids as uint16 or uint32 (.bin);
+  // any other is text. All are one source...
   std::vector<std::string> data;
   // ...or, with a weight for each (at least 0, not all 0), each is one: their shares of the
   // sequences, exact at any time.
   std::vector<double> data_weights;
   std::vector<std::string> valid;  // the same, held out; empty: no evaluation
   std::string tokenizer = "bytes";
+  // How {"messages"} become text: as ChatTemplate::load() takes it, for the tokenizer's folder. One
+  // that is given goes into the folders that are written.
+  std::string chat_template;
   std::string output_dir;
   // Rows of the embedding and the head instead of the configuration's; 0: those, or kVocabAuto.
   // With init_from, at least as many as the model has; new rows start near the mean of the old.
@@ -102,7 +106,7 @@ struct TrainSource {
   std::string name;   // the path given, the first one where all are one source
   double weight = 1;  // share of the sequences
   int64_t files = 0, documents = 0, tokens = 0;
-  int64_t scored = 0;     // tokens with a loss: all but those of prompts
+  int64_t scored = 0;     // tokens with a loss: all but those of prompts and questions
   int64_t sequences = 0;  // of its first epoch
   double padding = 0;     // share of their tokens that is padding
   int64_t left_out = 0;   // documents without a token with a loss, where they are packed
@@ -148,7 +152,7 @@ struct EvalReport {
   int64_t targets = 0;       // tokens scored
   double loss = 0;           // nats a token
   double perplexity = 0;     // of a token
-  double bits_per_byte = 0;  // of the text that the scored tokens stand for; an EOS has no byte
+  double bits_per_byte = 0;  // of the text that the scored tokens stand for; special ones have none
 };
 
 // All optional; called on the thread that trains.

@@ -17,6 +17,8 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "mamba/tokenizer.h"
+#include "tokenizer/conversation.h"
+#include "tokenizer/files.h"
 #include "tokenizer/token_file.h"
 
 namespace mamba::cli {
@@ -29,7 +31,7 @@ constexpr size_t kOutput = size_t{1} << 16;  // gathered before it is written
 constexpr size_t kMaxLine = size_t{256} << 20;
 
 struct TokenizeFlags {
-  std::string tokenizer, file = "-", out, dtype = "auto";
+  std::string tokenizer, file = "-", out, dtype = "auto", chat_template;
   bool jsonl = false, decode = false, json = false, no_special = false, add_special = false;
   bool skip_special = false, stats = false;
 };
@@ -128,6 +130,8 @@ class TokenizeCommand {
       expect_writable(token_file_info_path(flags.out));
       writer_ = std::make_unique<TokenFileWriter>(flags.out, *tokenizer_, bytes);
     }
+    conversations_ = std::make_unique<ConversationEncoder>(
+        *tokenizer_, tokenizer_folder(flags.tokenizer), flags.chat_template);
     input_ = std::make_unique<Input>(flags.file);
   }
 
@@ -147,15 +151,21 @@ class TokenizeCommand {
 
  private:
   void check_flags() const {
+    const bool has_template = !flags_.chat_template.empty();
     const std::pair<bool, const char*> only_encode[] = {{!flags_.out.empty(), "--out"},
                                                         {flags_.no_special, "--no-special"},
-                                                        {flags_.add_special, "--add-special"}};
+                                                        {flags_.add_special, "--add-special"},
+                                                        {has_template, "--chat-template"}};
     for (const auto& [given, name] : only_encode) {
       if (!flags_.decode || !given) continue;
       fail(ErrorCode::kInvalidArgument, "[tokenize] expected --decode or {}, got both", name);
     }
     if (flags_.skip_special && !flags_.decode) {
       fail(ErrorCode::kInvalidArgument, "[--skip-special] expected --decode with it, got none");
+    }
+    if (has_template && !flags_.decode && !flags_.jsonl) {
+      fail(ErrorCode::kInvalidArgument,
+           "[--chat-template] expected --jsonl with it, got none; conversations are lines of JSON");
     }
     if (flags_.out.empty() && flags_.dtype != "auto") {
       fail(ErrorCode::kInvalidArgument, "[--dtype] expected --out with it, got none; add it");
@@ -219,14 +229,39 @@ class TokenizeCommand {
     }
   }
 
+  // A line with "messages": ids as training has them, and a mask of those that have a loss there.
+  void encode_conversation(const Json& json) {
+    if (has_member(json, "text")) {
+      fail(ErrorCode::kBadFile, "[{}] expected \"text\" or \"messages\", got both", where());
+    }
+    const std::vector<ChatMessage> messages = parse_messages(json["messages"], where());
+    std::string ids = "{\"ids\":[", mask;
+    bool any = false;
+    for (const ScoredIds& piece : conversations_->encode(messages, where())) {
+      tokens_ += static_cast<int64_t>(piece.ids.size());
+      if (writer_ != nullptr) {
+        writer_->append(piece.ids);
+        continue;
+      }
+      append_ids(piece.ids, ",", &any, &ids);
+      for (size_t i = 0; i < piece.ids.size(); ++i) mask += piece.scored ? ",1" : ",0";
+    }
+    for (const ChatMessage& m : messages) bytes_ += static_cast<int64_t>(m.content.size());
+    if (writer_ == nullptr) output_.add(ids + "],\"assistant_masks\":[" + mask.substr(1) + "]}\n");
+  }
+
   void encode_lines() {
     const int32_t end = writer_ != nullptr ? tokenizer_->eos_id() : -1;
     while (const std::optional<Json> json = next_object()) {
+      ++documents_;
+      if (has_member(*json, "messages")) {
+        encode_conversation(*json);
+        continue;
+      }
       const std::string text = get_string(*json, "text", where());
       std::vector<int32_t> ids = tokenizer_->encode_with(text, options_);
       bytes_ += static_cast<int64_t>(text.size());
       tokens_ += static_cast<int64_t>(ids.size());
-      ++documents_;
       if (writer_ != nullptr) {
         if (end >= 0 && (ids.empty() || ids.back() != end)) ids.push_back(end);
         writer_->append(ids);
@@ -313,6 +348,7 @@ class TokenizeCommand {
   const TokenizeFlags& flags_;
   std::unique_ptr<Tokenizer> tokenizer_;
   EncodeOptions options_;
+  std::unique_ptr<ConversationEncoder> conversations_;
   std::unique_ptr<TokenFileWriter> writer_;
   std::unique_ptr<Input> input_;
   Output output_;
@@ -330,11 +366,16 @@ CommandRun add_tokenize(CLI::App& parent) {
   add_text(*app, "-f,--file", &flags->file, "FILE", "What to read; -: standard input")
       ->default_str("-");
   app->add_flag("--jsonl", flags->jsonl,
-                "Lines {\"text\"} in and lines {\"ids\"} out; with --decode the reverse");
+                "Lines {\"text\"} or {\"messages\"} in and lines {\"ids\"} out; with --decode the "
+                "reverse");
+  add_text(*app, "--chat-template", &flags->chat_template, "NAME|TEXT",
+           "Of lines with messages: chatml, falcon-mamba, mistral, plain, zephyr, or Jinja text; "
+           "default: the tokenizer's own, else plain");
   app->add_flag("--decode", flags->decode, "Ids in, text out");
-  add_text(*app, "--out", &flags->out, "FILE",
-           "Write a token file for training (FILE.bin, described by FILE.json) and no ids; with "
-           "--jsonl each text is ended by the end token, if there is one");
+  add_text(
+      *app, "--out", &flags->out, "FILE",
+      "Write a token file for training (FILE.bin, described by FILE.json) and no ids; with "
+      "--jsonl each text is ended by the end token, if there is one; it has no mask of losses");
   add_choice(*app, "--dtype", &flags->dtype, {"auto", "uint16", "uint32"},
              "Numbers of the token file; auto: the smaller one that holds the vocabulary");
   app->add_flag("--json", flags->json, "One JSON object instead of the line of ids");

@@ -288,8 +288,8 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
                  "Tensors that are not trained, by name: 'backbone.layers.[0-3].*'")
       ->type_name("PATTERN...");
   app.add_option("--data", o->data,
-                 "Text, JSONL (text, or prompt and response) or .bin token files, or folders of "
-                 "them, to train on")
+                 "Text, JSONL (text, prompt and response, or messages) or .bin token files, or "
+                 "folders of them, to train on")
       ->type_name("FILE|DIR...")
       ->required();
   add_text(app, "--data-weights", &f->data_weights, "W,W...",
@@ -301,6 +301,9 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
   app.add_option("--valid", o->valid, "Held-out data for evaluations")->type_name("FILE|DIR...");
   add_text(app, "--tokenizer", &o->tokenizer, "bytes|DIR|FILE",
            "How text becomes ids: bytes, or a folder with tokenizer.json");
+  add_text(app, "--chat-template", &o->chat_template, "NAME|TEXT",
+           "Of JSONL lines with messages: chatml, falcon-mamba, mistral, plain, zephyr, or Jinja "
+           "text; default: the tokenizer's own, else plain");
   add_text(app, "--output-dir", &o->output_dir, "DIR",
            "Where checkpoints, metrics.jsonl, curves.svg and the model go");
   f->resume = app.add_option("--resume,--resume-from-checkpoint", o->resume_path,
@@ -373,6 +376,9 @@ CommandRun add_train(CLI::App& parent) {
            "--output-dir run"},
           {"What it would take, without starting",
            "mamba-cpp train --model-config mamba-130m --data books --output-dir run --dry-run"},
+          {"A model that answers, from lines of {\"messages\": [...]}",
+           "mamba-cpp train --init-from MODEL --tokenizer MODEL --data chats.jsonl --packing "
+           "documents --output-dir run"},
           {"Go on where an interrupted run stopped, with the settings of a file",
            "mamba-cpp train --config run.toml --resume"},
       });

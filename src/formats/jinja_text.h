@@ -20,7 +20,10 @@ class Text {
 
   const std::string& bytes() const { return bytes_; }
   size_t size() const { return bytes_.size(); }
-  bool from_template(size_t i) const { return origin_[i] != 0; }
+  bool from_template(size_t i) const { return origin_[i] == '\1'; }
+  bool marked(size_t i) const { return origin_[i] == '\2'; }
+  // Makes all bytes such of the data that are found again by marked().
+  void mark() { origin_.assign(origin_.size(), '\2'); }
 
   void append(std::string_view bytes, bool from_template) {
     bytes_ += bytes;
@@ -44,7 +47,7 @@ class Text {
 
  private:
   std::string bytes_;
-  std::string origin_;  // of each byte: 1 the template, 0 the data
+  std::string origin_;  // of each byte: 1 the template, 0 the data, 2 marked data
 };
 
 // Bytes of the character at the start of `s` (not empty); a byte that is no UTF-8 counts as one.

@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "base/check.h"
-#include "generate/chat_template.h"
 #include "generate/text_stream.h"
+#include "tokenizer/chat_template.h"
+#include "tokenizer/chat_text.h"
 
 namespace mamba {
 namespace {
@@ -54,14 +55,8 @@ std::string stripped(const std::string& text, unsigned sides) {
 
 }  // namespace
 
-// The text of the messages, with the special tokens that the template itself wrote.
-struct ChatSession::Rendered {
-  struct Special {
-    size_t begin, end;
-    int32_t id;
-  };
-  std::string text;
-  std::vector<Special> specials;
+struct ChatSession::Rendered : ChatText {
+  using ChatText::ChatText;
 };
 
 ChatSession::ChatSession(Model& model, const Tokenizer& tokenizer, ChatTemplate chat_template,
@@ -70,14 +65,8 @@ ChatSession::ChatSession(Model& model, const Tokenizer& tokenizer, ChatTemplate 
       tokenizer_(&tokenizer),
       generator_(model, &tokenizer),
       template_(std::move(chat_template)),
-      settings_(std::move(settings)) {
-  for (int64_t i = 0; i < tokenizer.vocab_size(); ++i) {
-    const auto id = static_cast<int32_t>(i);
-    if (tokenizer.is_special(id)) specials_.emplace_back(tokenizer.token_bytes(id), id);
-  }
-  std::sort(specials_.begin(), specials_.end(), [](const auto& a, const auto& b) {
-    return a.first.size() != b.first.size() ? a.first.size() > b.first.size() : a < b;
-  });
+      settings_(std::move(settings)),
+      specials_(special_names(tokenizer)) {
   if (!settings_.system.empty())
     now_.messages.push_back({"system", valid_utf8(settings_.system), ""});
   reset();
@@ -125,45 +114,8 @@ ChatSession::Rendered ChatSession::render(bool add_generation_prompt) const {
   std::vector<ChatMessage> messages;
   for (const Message& m : now_.messages)
     messages.push_back({m.role, m.raw.empty() ? m.content : m.raw});
-  const jinja::Text text =
-      template_.parsed().render(messages, add_generation_prompt, settings_.now);
-  Rendered out{text.bytes(), {}};
-  for (size_t at = 0; at < text.size();) {
-    size_t next = at + 1;
-    for (const auto& [name, id] : specials_) {
-      if (name.empty() || out.text.compare(at, name.size(), name) != 0) continue;
-      bool own = true;
-      for (size_t i = at; i < at + name.size(); ++i) own = own && text.from_template(i);
-      if (!own) continue;
-      next = at + name.size();
-      out.specials.push_back({at, next, id});
-      break;
-    }
-    at = next;
-  }
-  return out;
-}
-
-// The ids of a part of the text. Special tokens are those of the template alone; all else, also
-// where it reads like one, is ordinary text.
-std::vector<int32_t> ChatSession::encode(const Rendered& target, size_t begin, size_t end) const {
-  std::vector<int32_t> ids;
-  const auto ordinary = [&](size_t to) {
-    if (to <= begin) return;
-    EncodeOptions options;
-    options.parse_special = false;
-    const auto part =
-        tokenizer_->encode_with(std::string_view(target.text).substr(begin, to - begin), options);
-    ids.insert(ids.end(), part.begin(), part.end());
-  };
-  for (const Rendered::Special& special : target.specials) {
-    if (special.begin < begin || special.end > end) continue;
-    ordinary(special.begin);
-    ids.push_back(special.id);
-    begin = special.end;
-  }
-  ordinary(end);
-  return ids;
+  return Rendered(template_.parsed().render(messages, add_generation_prompt, settings_.now),
+                  specials_);
 }
 
 // Whether the ids of the text are those of its part before `at` and then those of the rest.
@@ -175,10 +127,10 @@ bool ChatSession::cuts_cleanly(const Rendered& target, size_t at) const {
     if (special.begin >= at) end = std::min(end, special.begin);
   }
   if (at == begin || at == end) return true;
-  std::vector<int32_t> parts = encode(target, begin, at);
-  const std::vector<int32_t> rest = encode(target, at, end);
+  std::vector<int32_t> parts = target.encode(*tokenizer_, begin, at);
+  const std::vector<int32_t> rest = target.encode(*tokenizer_, at, end);
   parts.insert(parts.end(), rest.begin(), rest.end());
-  return parts == encode(target, begin, end);
+  return parts == target.encode(*tokenizer_, begin, end);
 }
 
 // Remembers where the session stands, within the budget.
@@ -215,7 +167,8 @@ bool ChatSession::read(const Rendered& target, const ChatOptions& options, ChatA
     }
     answer->reread_tokens = tokens - now_.session.tokens;
   }
-  const std::vector<int32_t> ids = encode(target, now_.context.size(), target.text.size());
+  const std::vector<int32_t> ids =
+      target.encode(*tokenizer_, now_.context.size(), target.text.size());
   answer->prompt_tokens = static_cast<int64_t>(ids.size());
   keep_history_for(now_.session, options.sampling);
   const bool whole = generator_.prefill(now_.session, ids, options.interrupted);

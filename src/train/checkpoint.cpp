@@ -101,12 +101,12 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& folder) {
 }
 
 std::string save_checkpoint(const std::string& output_dir, const TrainerState& state,
-                            const Network& network, AdamW& optimizer,
-                            const std::string& tokenizer) {
+                            const Network& network, AdamW& optimizer, const std::string& tokenizer,
+                            const std::string& chat_template) {
   const std::string final_path = output_dir + "/" + checkpoint_name(state.step);
   AtomicFolder folder(final_path);
   save_model(network, folder.path(), DType::kF32);
-  copy_tokenizer_files(tokenizer, folder.path());
+  copy_tokenizer_files(tokenizer, folder.path(), chat_template);
   std::vector<TensorData> moments;
   for (size_t i = 0; i < network.table().specs().size(); ++i) {
     const ParamSpec& spec = network.table().specs()[i];

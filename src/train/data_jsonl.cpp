@@ -8,12 +8,14 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "tokenizer/conversation.h"
 
 namespace mamba {
 namespace {
 
 constexpr const char* kForms =
-    "{\"text\": ...}, or {\"prompt\": ..., \"response\" or \"completion\": ...}";
+    "{\"text\": ...}, {\"prompt\": ..., \"response\" or \"completion\": ...} or {\"messages\": "
+    "[...]}";
 
 // Our keys among those of a line.
 std::vector<std::string> known_keys(const Json& object) {
@@ -39,7 +41,7 @@ std::vector<std::string> known_keys(const Json& object) {
 
 }  // namespace
 
-std::vector<TextPiece> parse_jsonl_line(std::string_view line, const std::string& where) {
+JsonlDocument parse_jsonl_line(std::string_view line, const std::string& where) {
   if (line.find_first_not_of(" \t\r") == std::string_view::npos) return {};
   if (line.size() > kMaxJsonlLine) {
     fail(ErrorCode::kBadFile,
@@ -54,19 +56,17 @@ std::vector<TextPiece> parse_jsonl_line(std::string_view line, const std::string
   }
   const std::vector<std::string> known = known_keys(object);
   if (known == std::vector<std::string>{"text"}) {
-    return {{get_string(object, "text", where), true}};
+    return {{{get_string(object, "text", where), true}}, {}};
   }
   if (known == std::vector<std::string>{"messages"}) {
-    fail(ErrorCode::kUnsupported,
-         "[{}] expected {}, got messages, which this version does not put through a chat template; "
-         "write them out as prompt and response",
-         where, kForms);
+    return {{}, parse_messages(object["messages"], where)};
   }
   if (known.size() != 2 || known[0] != "prompt" || known[1] == "messages") {
     fail_form(where, object, known);
   }
-  return {{get_string(object, "prompt", where), false},
-          {get_string(object, known[1].c_str(), where), true}};
+  return {{{get_string(object, "prompt", where), false},
+           {get_string(object, known[1].c_str(), where), true}},
+          {}};
 }
 
 std::vector<LineBlock> cut_lines(std::string_view text, size_t bytes) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// JSONL of strangers -> documents: one JSON object a line, and in each a text, or a prompt with its
-// response. No tokens here.
+// JSONL of strangers -> documents: one JSON object a line, and in each a text, a prompt with its
+// response, or a conversation. No tokens here.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "mamba/chat_template.h"
 
 namespace mamba {
 
@@ -17,13 +19,19 @@ struct TextPiece {
   bool scored = true;
 };
 
+// Text in pieces, or a conversation; nothing of either for a blank line.
+struct JsonlDocument {
+  std::vector<TextPiece> pieces;
+  std::vector<ChatMessage> messages;
+};
+
 // Lines longer than this are refused.
 inline constexpr size_t kMaxJsonlLine = size_t{64} << 20;
 
-// The document of a line: {"text": ...}, or {"prompt": ...} with "response" or "completion", which
-// alone is scored; other keys are ignored. A blank line has no piece. Throws bad_file, or
-// unsupported for {"messages": ...}, with `where` (file and line).
-std::vector<TextPiece> parse_jsonl_line(std::string_view line, const std::string& where);
+// The document of a line: {"text": ...}, {"prompt": ...} with "response" or "completion", which
+// alone is scored, or {"messages": ...} (tokenizer/conversation.h); other keys are ignored. Throws
+// bad_file with `where` (file and line).
+JsonlDocument parse_jsonl_line(std::string_view line, const std::string& where);
 
 // Whole lines of a file, for one thread.
 struct LineBlock {

@@ -121,7 +121,7 @@ TokenStream::TokenStream(const std::vector<std::string>& paths, const Tokenizer&
     if (kind == DataKind::kTokens) {
       add_tokens(path, tokenizer, format.dtype);
     } else if (kind == DataKind::kJsonl) {
-      add_jsonl(path, tokenizer, threads);
+      add_jsonl(path, tokenizer, format, threads);
     } else if (tokenizer.name() == "bytes") {
       add_mapped_text(path);
     } else {
@@ -179,7 +179,30 @@ void TokenStream::add_text(const std::string& path, const Tokenizer& tokenizer, 
   for (Part& part : parts) add(std::move(part));
 }
 
-void TokenStream::add_jsonl(const std::string& path, const Tokenizer& tokenizer, int threads) {
+void TokenStream::append_line(std::string_view line, const std::string& where,
+                              const Tokenizer& tokenizer, const DataFormat& format,
+                              Part* part) const {
+  const JsonlDocument document = parse_jsonl_line(line, where);
+  const int64_t before = part->count;
+  if (!document.messages.empty()) {
+    MAMBA_CHECK(format.conversations != nullptr);
+    for (const ScoredIds& piece : format.conversations->encode(document.messages, where)) {
+      part->append(piece.ids, piece.scored);
+    }
+  } else {
+    std::vector<int32_t> ids;
+    for (const TextPiece& piece : document.pieces) {
+      ids = tokenizer.encode(piece.text);
+      part->append(ids, piece.scored);
+    }
+    const bool ended = !ids.empty() && ids.back() == eos_;
+    if (part->count > before && eos_ >= 0 && !ended) part->append({eos_}, true);
+  }
+  part->end_document();
+}
+
+void TokenStream::add_jsonl(const std::string& path, const Tokenizer& tokenizer,
+                            const DataFormat& format, int threads) {
   const MappedFile file(path);
   const std::vector<LineBlock> blocks = cut_lines(text_of(file), kBlockBytes);
   std::vector<Part> parts(blocks.size());
@@ -187,17 +210,8 @@ void TokenStream::add_jsonl(const std::string& path, const Tokenizer& tokenizer,
     Part part = new_part();
     std::string_view text = blocks[i].text;
     for (int64_t line = blocks[i].first_line; !text.empty(); ++line) {
-      const std::vector<TextPiece> pieces =
-          parse_jsonl_line(next_line(&text), fmt::format("{}, line {}", path, line));
-      std::vector<int32_t> ids;
-      const int64_t before = part.count;
-      for (const TextPiece& piece : pieces) {
-        ids = tokenizer.encode(piece.text);
-        part.append(ids, piece.scored);
-      }
-      const bool ended = !ids.empty() && ids.back() == eos_;
-      if (part.count > before && eos_ >= 0 && !ended) part.append({eos_}, true);
-      part.end_document();
+      append_line(next_line(&text), fmt::format("{}, line {}", path, line), tokenizer, format,
+                  &part);
     }
     parts[i] = std::move(part);
   });

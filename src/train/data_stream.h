@@ -10,16 +10,19 @@
 
 #include "base/mapped_file.h"
 #include "mamba/tokenizer.h"
+#include "tokenizer/conversation.h"
 
 namespace mamba {
 
 struct DataFormat {
   std::string dtype;  // of .bin files: "uint16", "uint32", or "" for what they say
   int threads = 0;    // that encode, 0: one per physical core; the tokens do not depend on it
+  const ConversationEncoder* conversations = nullptr;  // for lines with messages
 };
 
 // The tokens of files, one document behind the other. Documents of text end with the tokenizer's
-// EOS, if it has one; .bin files have what is in them. With the byte tokenizer text stays mapped,
+// EOS, if it has one, conversations as ConversationEncoder ends them; .bin files have what is in
+// them. With the byte tokenizer text stays mapped,
 // as .bin always does; other files are encoded once. Immutable once made.
 class TokenStream {
  public:
@@ -71,7 +74,11 @@ class TokenStream {
   Part new_part() const;
   void add_text(const std::string& path, const Tokenizer& tokenizer, int threads);
   void add_mapped_text(const std::string& path);
-  void add_jsonl(const std::string& path, const Tokenizer& tokenizer, int threads);
+  void add_jsonl(const std::string& path, const Tokenizer& tokenizer, const DataFormat& format,
+                 int threads);
+  // One line of JSONL as one document.
+  void append_line(std::string_view line, const std::string& where, const Tokenizer& tokenizer,
+                   const DataFormat& format, Part* part) const;
   void add_tokens(const std::string& path, const Tokenizer& tokenizer, const std::string& dtype);
   void add(Part part);
   // A document that is still open ends here, with the EOS where `with_eos`.

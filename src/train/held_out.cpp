@@ -14,7 +14,7 @@ std::vector<int32_t> bytes_of_tokens(const Tokenizer& tokenizer) {
   std::vector<int32_t> bytes(static_cast<size_t>(tokenizer.vocab_size()));
   for (size_t id = 0; id < bytes.size(); ++id) {
     const auto token = static_cast<int32_t>(id);
-    if (token == tokenizer.eos_id()) continue;
+    if (token == tokenizer.eos_id() || tokenizer.is_special(token)) continue;
     bytes[id] = static_cast<int32_t>(tokenizer.token_bytes(token).size());
   }
   return bytes;

@@ -11,6 +11,7 @@
 #include "mamba/model.h"
 #include "model/parameter_table.h"
 #include "model/size_estimate.h"
+#include "tokenizer/files.h"
 #include "train/held_out.h"
 #include "train/run_options.h"
 
@@ -225,7 +226,7 @@ void open_data(const TrainOptions& options, RunSetup* setup) {
                    options.packing,
                    options.data_order,
                    options.seed,
-                   {options.data_dtype, options.threads}};
+                   {options.data_dtype, options.threads, setup->conversations.get()}};
   setup->data = std::make_unique<DataSet>(options.data, options.data_weights, *setup->tokenizer,
                                           "--data", data);
   if (options.valid.empty()) return;
@@ -245,6 +246,8 @@ RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   check_train_options(options);
   RunSetup setup;
   setup.tokenizer = load_tokenizer(options.tokenizer);
+  setup.conversations = std::make_unique<ConversationEncoder>(
+      *setup.tokenizer, tokenizer_folder(options.tokenizer), options.chat_template);
   if (!plan_only) check_output_folder(options);
   find_resumed(options, plan_only, &setup);
   open_data(options, &setup);

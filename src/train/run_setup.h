@@ -11,6 +11,7 @@
 #include "mamba/tokenizer.h"
 #include "mamba/train.h"
 #include "model/network.h"
+#include "tokenizer/conversation.h"
 #include "train/checkpoint.h"
 #include "train/data_sources.h"
 
@@ -18,6 +19,7 @@ namespace mamba {
 
 struct RunSetup {
   std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ConversationEncoder> conversations;
   std::unique_ptr<DataSet> data;
   std::unique_ptr<DataSet> valid;       // null without --valid
   std::string resume_path;              // the checkpoint to go on from; ""

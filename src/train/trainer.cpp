@@ -232,6 +232,11 @@ bool Trainer::evaluate(bool log) {
   return true;
 }
 
+// What chat needs to write conversations as the data had them, where that is not the tokenizer's.
+std::string Trainer::chat_template() const {
+  return options_.chat_template.empty() ? "" : setup_.conversations->chat_template().source();
+}
+
 bool Trainer::save() {
   const float* weights = network_.parameters().as<float>();
   if (!all_finite(network_.table(), weights)) {
@@ -242,8 +247,8 @@ bool Trainer::save() {
   const TrainerState state{last.step, samples_,       last.seconds,
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
-  result_.checkpoint =
-      save_checkpoint(options_.output_dir, state, network_, *optimizer_, options_.tokenizer);
+  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_,
+                                       options_.tokenizer, chat_template());
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);
@@ -268,7 +273,7 @@ void Trainer::finish() {
   log_->sync();
   write_curves();
   save_model(network_, options_.output_dir, DType::kF32);
-  copy_tokenizer_files(options_.tokenizer, options_.output_dir);
+  copy_tokenizer_files(options_.tokenizer, options_.output_dir, chat_template());
   write_file_atomic(options_.output_dir + "/README.md", model_card(options_, setup_.plan, result_));
 }
 

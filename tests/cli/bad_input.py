@@ -118,6 +118,13 @@ class Files:
         models.write("broken.jsonl", '{"text": "cut')
         models.write("blank.jsonl", "\r\n \n")
         models.write("messages.jsonl", '{"messages": [{"role": "user", "content": "x"}]}\n')
+        question = {"role": "user", "content": "x"}
+        models.write("role.jsonl", json.dumps(
+            {"messages": [question, {"role": "bot", "content": "y"}]}) + "\n")
+        talk = {"messages": [question, {"role": "assistant", "content": "y"}]}
+        models.write("talk.jsonl", json.dumps(talk) + "\n")
+        models.write("parts.jsonl", json.dumps(talk) + "\n" + json.dumps(
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]}) + "\n")
         models.write("prompts.jsonl", json.dumps({"prompt": "x" * 200, "response": ""}))
         models.write("far.bin", b"\x01\x00\x2c\x01" + b"\x01\x00" * 40)
         models.write("odd.bin", b"\x01\x00\x01")
@@ -313,8 +320,22 @@ CASES = [
      ["broken.jsonl, line 1", "byte"]),
     ("train_jsonl_empty", [*TRAIN[:4], "blank.jsonl", *TRAIN[5:]], INPUT,
      ["blank.jsonl", "without a token"]),
-    ("train_jsonl_messages", [*TRAIN[:4], "messages.jsonl", *TRAIN[5:]], INPUT,
-     ["messages.jsonl, line 1", "chat template"]),
+    ("train_messages_unanswered", [*TRAIN[:4], "messages.jsonl", *TRAIN[5:]], INPUT,
+     ["messages.jsonl, line 1", "answer of the assistant"]),
+    ("train_messages_role", [*TRAIN[:4], "role.jsonl", *TRAIN[5:]], INPUT,
+     ["role.jsonl, line 1, message 2", "assistant", "'bot'"]),
+    ("train_messages_content", [*TRAIN[:4], "parts.jsonl", *TRAIN[5:]], INPUT,
+     ["parts.jsonl, line 2, message 1", "content"]),
+    ("train_messages_refused", [*TRAIN[:4], "talk.jsonl", *TRAIN[5:], "--chat-template",
+                                "{{ raise_exception('roles must alternate') }}"], INPUT,
+     ["talk.jsonl, line 1", "chat template", "roles must alternate"]),
+    ("train_template_unknown", TRAIN + ["--chat-template", "chat-ml"], USAGE,
+     ["chat template", "chatml", "'chat-ml'"]),
+    ("train_template_broken", TRAIN + ["--chat-template", "{% if %}"], INPUT, ["template"]),
+    ("tokenize_messages_broken", ["tokenize", "--tokenizer", "bytes", "--jsonl", "-f", "role.jsonl"],
+     INPUT, ["role.jsonl line 1, message 2", "'bot'"]),
+    ("tokenize_template_alone", ["tokenize", "--tokenizer", "bytes", "-f", "text", "--chat-template",
+                                 "plain"], USAGE, ["--chat-template", "--jsonl"]),
     ("train_no_loss", [*TRAIN[:4], "prompts.jsonl", *TRAIN[5:]], INPUT,
      ["prompts.jsonl", "with a loss"]),
     ("train_bin_ids", [*TRAIN[:4], "far.bin", *TRAIN[5:]], INPUT,

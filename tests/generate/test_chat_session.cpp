@@ -10,6 +10,7 @@
 #include "generate/support.h"
 #include "mamba/chat.h"
 #include "support/expect_error.h"
+#include "tokenizer/conversation.h"
 
 namespace mamba {
 namespace {
@@ -240,6 +241,37 @@ TEST(Chat, TypedMarkersStayText) {
       ChatTemplate::parse("{% for m in messages %}<|im_{{ m.content }}{% endfor %}", "half");
   ChatSession mixed(model, tokenizer, half);
   EXPECT_EQ(mixed.send("end|>", few()).prompt_tokens, 10);
+}
+
+TEST(Chat, TrainingHasTheSameTokens) {
+  Config config = byte_model("mamba1").config();
+  config.vocab_size = 264;
+  Model model = Model::create(config, 1);
+  const MarkedBytes tokenizer;
+  ChatOptions options = few(1, 3);
+  options.sampling.logit_bias = {{'A', 1000.0f}};  // each answer is "AAA"
+  for (const std::string& name : ChatTemplate::names()) {
+    ChatSession session(model, tokenizer, ChatTemplate::load("", name), {"S <|im_end|>"});
+    const ConversationEncoder encoder(tokenizer, "", name);
+    for (const char* text : {"Hi", "<|im_start|>assistant", "Bye"}) {
+      const ChatAnswer answer = session.send(text, options);
+      EXPECT_EQ(answer.text, "AAA");
+      const std::vector<ScoredIds> pieces = encoder.encode(session.messages(), "here");
+      // What chat had read before it wrote the last answer: all that is before that answer's piece.
+      int64_t before = 0, sum = 0, answers = 0;
+      for (const ScoredIds& piece : pieces) {
+        std::string bytes;
+        for (const int32_t id : piece.ids) bytes += tokenizer.token_bytes(id);
+        if (piece.scored && bytes.find("AAA") <= 1) {
+          before = sum;
+          ++answers;
+        }
+        sum += static_cast<int64_t>(piece.ids.size());
+      }
+      EXPECT_EQ(answers, session.turns()) << name;
+      EXPECT_EQ(session.context_tokens() - answer.generated_tokens, before) << name << text;
+    }
+  }
 }
 
 TEST(Chat, TemplatesThatRewriteEarlierTurnsAreReadAgain) {

@@ -83,6 +83,25 @@ def token_files(lines, texts):
     assert json.loads(pathlib.Path("lines.json").read_text())["documents"] == len(texts)
 
 
+def conversations():
+    talk = {"messages": [{"role": "user", "content": "<|im_end|>?"},
+                         {"role": "assistant", "content": "yes"}]}
+    line = json.dumps(talk) + "\n" + json.dumps({"text": "x"}) + "\n"
+    command = ("tokenize", "--tokenizer", "bpe", "--jsonl")
+    first, second = map(json.loads, run(*command, "--chat-template", "chatml", stdin=line).splitlines())
+    assert "assistant_masks" not in second
+    ids, mask = first["ids"], first["assistant_masks"]
+    assert len(ids) == len(mask) and set(mask) == {0, 1}
+    decode = ("tokenize", "--tokenizer", "bpe", "--decode")
+    said = run(*decode, stdin=" ".join(str(i) for i, scored in zip(ids, mask) if scored))
+    assert said == b"yes<|im_end|>", said
+    whole = run(*decode, stdin=" ".join(map(str, ids)))
+    assert whole == (b"<|im_start|>user\n<|im_end|>?<|im_end|>\n<|im_start|>assistant\nyes"
+                     b"<|im_end|>\n"), whole
+    run(*command, "--chat-template", "chatml", "--out", "talk.bin", stdin=json.dumps(talk))
+    assert list(array.array("H", pathlib.Path("talk.bin").read_bytes())) == ids
+
+
 def broken_tokenizers():
     good = json.loads(pathlib.Path("bpe/tokenizer.json").read_text())
 
@@ -172,6 +191,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         results()
+        conversations()
         broken_tokenizers()
         failed = wrong_inputs()
         os.chdir("/")

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <fstream>
 #include <set>
 
@@ -80,6 +81,47 @@ TEST(TokenStream, KeepsBytesAbove127) {
   std::vector<int32_t> ids(3);
   stream.read(0, 3, ids.data());
   EXPECT_EQ(ids, (std::vector<int32_t>{255, 128, 'z'}));
+}
+
+// Scored bytes in upper case, the EOS as "$".
+std::string scores_of(const TokenStream& stream) {
+  const auto count = static_cast<size_t>(stream.size());
+  std::vector<int32_t> ids(count), targets(count);
+  stream.read(0, stream.size(), ids.data());
+  stream.read_targets(0, stream.size(), targets.data());
+  std::string text;
+  for (size_t i = 0; i < count; ++i) {
+    const char c = ids[i] == 256 ? '$' : static_cast<char>(ids[i]);
+    EXPECT_EQ(targets[i] >= 0 ? targets[i] : ids[i], ids[i]);
+    text += targets[i] >= 0 ? static_cast<char>(std::toupper(c)) : c;
+  }
+  return text;
+}
+
+TEST(TokenStream, ReadsConversationsAsDocuments) {
+  const ScratchFolder folder;
+  const std::string talk = R"({"messages": [{"role": "user", "content": "hi"},)"
+                           R"({"role": "assistant", "content": "yo"}]})";
+  write(folder / "a.jsonl", talk + "\n\n{\"text\": \"ab\"}\n" + talk + "\n");
+  const EosTokenizer with_eos;
+  const ConversationEncoder plain(with_eos, "", ""), chatml(with_eos, "", "chatml");
+  const TokenStream one({folder / "a.jsonl"}, with_eos, "--data", {"", 1, &plain});
+  EXPECT_EQ(scores_of(one), "User: hi\nAssistant: YO\n$AB$User: hi\nAssistant: YO\n$");
+  EXPECT_EQ(one.document_count(), 3);
+  const TokenStream other({folder / "a.jsonl"}, with_eos, "--data", {"", 2, &chatml});
+  EXPECT_EQ(scores_of(other).substr(0, 69),
+            "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nYO<|IM_END|>\nAB$<");
+  EXPECT_NE(one.fingerprint(), other.fingerprint());
+  // Bytes have no EOS: the text that ends an answer in chat does it.
+  const auto bytes = make_tokenizer("bytes");
+  const ConversationEncoder of_bytes(*bytes, "", "");
+  write(folder / "b.jsonl", talk);
+  const TokenStream last({folder / "b.jsonl"}, *bytes, "--data", {"", 1, &of_bytes});
+  EXPECT_EQ(scores_of(last), "User: hi\nAssistant: YO\nUSER:");
+  EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"c.jsonl, line 2", "message 1", "'bot'"}, [&] {
+    write(folder / "c.jsonl", talk + "\n{\"messages\": [{\"role\": \"bot\", \"content\": \"\"}]}");
+    TokenStream({folder / "c.jsonl"}, with_eos, "--data", {"", 1, &plain});
+  }));
 }
 
 TEST(TokenStream, EncodesWithOtherTokenizers) {

@@ -268,6 +268,46 @@ TEST(Documents, EvaluationInSegmentsEqualsTheWhole) {
   }
 }
 
+TEST(Documents, TrainsOnConversationsInBothPackings) {
+  SmallRun run;
+  std::string lines;
+  for (int i = 0; i < 60; ++i) {
+    const std::string number = std::to_string(i % 7);
+    const Json talk = {{{"role", "user"}, {"content", "say " + number}},
+                       {{"role", "assistant"}, {"content", number + number}}};
+    lines += Json{{"messages", talk}}.dump() + "\n";
+  }
+  write_text(run.out("talk.jsonl"), lines);
+  run.options.data = run.options.valid = {run.out("talk.jsonl")};
+  run.options.max_steps = 3;
+  run.options.warmup_steps = 0;
+  run.options.seq_len = 64;
+  for (const Packing packing : {Packing::kStream, Packing::kDocuments}) {
+    for (const std::string choice : {"", "chatml"}) {
+      run.options.packing = packing;
+      run.options.chat_template = choice;
+      run.options.output_dir = run.out(packing_name(packing) + choice);
+      const TrainPlan plan = plan_train(run.options);
+      // " 33\nUser:", and "33<|im_end|>".
+      EXPECT_EQ(plan.sources[0].scored, 60 * (choice.empty() ? 9 : 12));
+      const TrainResult result = train(run.options);
+      EXPECT_EQ(result.status, TrainStatus::kFinished);
+      EXPECT_GT(result.eval.targets, 0);
+      // The folder knows how to talk; without a choice it is as the tokenizer was.
+      const std::string written = run.options.output_dir + "/chat_template.jinja";
+      EXPECT_EQ(std::filesystem::exists(written), !choice.empty());
+      EXPECT_EQ(ChatTemplate::load(run.options.output_dir).stops(),
+                ChatTemplate::load("", choice).stops());
+      EXPECT_EQ(load_tokenizer(run.options.output_dir)->name(), "bytes");
+      EXPECT_EQ(std::filesystem::exists(result.checkpoint + "/chat_template.jinja"),
+                !choice.empty());
+    }
+  }
+  run.options.chat_template = "chat-ml";
+  EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument, {"chat template", "chatml", "'chat-ml'"},
+                         [&] { plan_train(run.options); }));
+}
+
 TEST(Documents, RefusesHeldOutDataWithoutALoss) {
   SmallRun run;
   write_text(run.out("v.jsonl"),

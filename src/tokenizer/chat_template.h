@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is behind mamba::ChatTemplate: the parsed text, and rendering that keeps the origin of
-// bytes.
+// bytes: those of the assistant's answers are marked.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "formats/jinja.h"
-#include "mamba/chat.h"
+#include "mamba/chat_template.h"
 
 namespace mamba {
 
 struct ChatTemplate::Parsed {
-  std::string name, bos_token, eos_token;
+  std::string name, bos_token, eos_token, source;
   jinja::Template body;
   std::vector<std::string> stops;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Built-in templates, those of model folders, and how an answer ends under a template.
-#include "generate/chat_template.h"
+#include "tokenizer/chat_template.h"
 
 #include <fmt/ranges.h>
 
@@ -130,10 +130,12 @@ jinja::Text ChatTemplate::Parsed::render(const std::vector<ChatMessage>& message
   const jinja::Site site;
   std::vector<jinja::Value> list;
   for (const ChatMessage& message : messages) {
-    list.push_back(jinja::make_dict(
-        {{jinja::text_value("role", true), jinja::text_value(message.role, false)},
-         {jinja::text_value("content", true), jinja::text_value(message.content, false)}},
-        site));
+    jinja::Text content(message.content, false);
+    if (message.role == "assistant") content.mark();
+    list.push_back(
+        jinja::make_dict({{jinja::text_value("role", true), jinja::text_value(message.role, false)},
+                          {jinja::text_value("content", true), jinja::Value(std::move(content))}},
+                         site));
   }
   const jinja::Context context = {
       {"messages", jinja::make_list(std::move(list), site)},
@@ -155,8 +157,8 @@ std::vector<std::string> ChatTemplate::names() {
 
 ChatTemplate ChatTemplate::parse(const std::string& jinja, const std::string& name,
                                  const std::string& bos_token, const std::string& eos_token) {
-  auto parsed =
-      std::make_shared<Parsed>(Parsed{name, bos_token, eos_token, jinja::Template(jinja), {}});
+  auto parsed = std::make_shared<Parsed>(
+      Parsed{name, bos_token, eos_token, jinja, jinja::Template(jinja), {}});
   const std::string end = end_of_answer(*parsed);
   if (!end.empty()) parsed->stops.push_back(end);
   if (!eos_token.empty() && eos_token != end) parsed->stops.push_back(eos_token);
@@ -165,8 +167,10 @@ ChatTemplate ChatTemplate::parse(const std::string& jinja, const std::string& na
 
 ChatTemplate ChatTemplate::load(const std::string& folder, const std::string& choice) {
   const std::string path = folder + "/tokenizer_config.json";
-  const Json config = exists(path) ? read_json_file(path) : Json::object();
-  const auto own = templates_of(folder, config);
+  const bool has_config = !folder.empty() && exists(path);
+  const Json config = has_config ? read_json_file(path) : Json::object();
+  std::vector<std::pair<std::string, std::string>> own;
+  if (!folder.empty()) own = templates_of(folder, config);
   const auto with_tokens = [&](const std::string& text, const std::string& name,
                                const char* bos = "", const char* eos = "") {
     return parse(text, name, token_of(config, "bos_token", bos),
@@ -190,6 +194,19 @@ ChatTemplate ChatTemplate::load(const std::string& folder, const std::string& ch
 }
 
 const std::string& ChatTemplate::name() const { return parsed_->name; }
+
+std::string ChatTemplate::source() const {
+  std::string tokens;
+  for (const auto& [name, token] :
+       {std::pair("bos_token", parsed_->bos_token), std::pair("eos_token", parsed_->eos_token)}) {
+    // Of the tokens in use none needs more to be quoted; one that does is left to the folder.
+    if (token.empty() || token.find_first_of("'\\\n") != std::string::npos) continue;
+    tokens += fmt::format("{{% set {} = '{}' %}}", name, token);
+  }
+  const bool trimmed = !tokens.empty() && parsed_->source.starts_with('\n');
+  return tokens + (trimmed ? "\n" : "") + parsed_->source;  // a tag takes the line feed behind it
+}
+
 const std::vector<std::string>& ChatTemplate::stops() const { return parsed_->stops; }
 
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages,
