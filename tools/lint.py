@@ -26,7 +26,7 @@ HAS_SPDX = CXX | {".py", ".sh"}
 TEXT = HAS_SPDX | {".cmake", ".md", ".in", ".json"}
 
 # A folder of src/ and its height; an include points down, or stays in its own folder.
-HEIGHT = {"base": 0, "device": 1, "formats": 2, "kernels": 2, "tokenizer": 3, "model": 4, "train": 5,
+HEIGHT = {"base": 0, "quant": 1, "device": 1, "formats": 2, "kernels": 2, "tokenizer": 3, "model": 4, "train": 5,
           "generate": 5, "eval": 5, "bench": 6, "cli": 7}
 # Device owns a table of kernels, so that file stands above kernels/ while the stream, memory and CPU
 # features of its folder stand below.

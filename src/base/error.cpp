@@ -45,6 +45,24 @@ const char* dtype_name(DType t) noexcept {
       return "i32";
     case DType::kU8:
       return "u8";
+    case DType::kQ4_0:
+      return "q4_0";
+    case DType::kQ4_1:
+      return "q4_1";
+    case DType::kQ5_0:
+      return "q5_0";
+    case DType::kQ5_1:
+      return "q5_1";
+    case DType::kQ8_0:
+      return "q8_0";
+    case DType::kQ4_K:
+      return "q4_k";
+    case DType::kQ5_K:
+      return "q5_k";
+    case DType::kQ6_K:
+      return "q6_k";
+    case DType::kIQ4_NL:
+      return "iq4_nl";
   }
   return "unknown";
 }

@@ -22,6 +22,8 @@ const char* storage_type(DType dtype) {
       return "IntStorage";
     case DType::kU8:
       return "ByteStorage";
+    default:
+      break;
   }
   return "";
 }

@@ -35,6 +35,8 @@ DtypeRank rank_of(DType dtype) {
       return {"F16", 1};
     case DType::kU8:
       return {"U8", 0};
+    default:
+      break;
   }
   return {"", 0};
 }

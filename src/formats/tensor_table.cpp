@@ -12,6 +12,7 @@
 #include "base/f16.h"
 #include "base/json.h"
 #include "base/near_names.h"
+#include "quant/dequantize.h"
 
 namespace mamba {
 namespace {
@@ -65,6 +66,11 @@ void read_to_f32(const TensorInfo& tensor, float* out) {
 
 void read_to_f32(const TensorInfo& tensor, int64_t begin, int64_t count, float* out) {
   if (count == 0) return;
+  if (is_quantized(tensor.dtype)) {
+    MAMBA_CHECK(begin % block_elements(tensor.dtype) == 0);
+    const char* data = static_cast<const char*>(tensor.data);
+    return dequantize(tensor.dtype, data + dtype_bytes(tensor.dtype, begin), count, out);
+  }
   switch (tensor.dtype) {
     case DType::kF32:
       memcpy(out, static_cast<const char*>(tensor.data) + 4 * begin,

@@ -23,15 +23,16 @@ struct TensorInfo {
       nullptr;  // row-major, little endian, NOT necessarily aligned; null if bytes is 0
   int64_t bytes = 0;
 
-  int64_t count() const { return bytes / dtype_size(dtype); }
+  int64_t count() const { return bytes / block_bytes(dtype) * block_elements(dtype); }
 };
 
 // "[2, 3]", as messages show shapes.
 std::string shape_text(const std::vector<int64_t>& shape);
 
-// Element by element, from F32, BF16, F16 or F64 (rounded); unsupported for integers. out: count().
+// Element by element, from F32, BF16, F16, F64 (rounded) or blocks; unsupported for integers.
+// out: count().
 void read_to_f32(const TensorInfo& tensor, float* out);
-// The elements [begin, begin + count) of it.
+// The elements [begin, begin + count) of it; of blocks, whole ones.
 void read_to_f32(const TensorInfo& tensor, int64_t begin, int64_t count, float* out);
 // Rounds to the nearest (ties to even) F32, BF16 or F16 at `out`, of any alignment. False if a
 // finite value became infinite.
