@@ -54,13 +54,19 @@ void values_of_q6_k(const BlockQ6_K& b, int8_t* values) {
   }
 }
 
-// value * d (+ m) for the types of 32 elements.
+// value * d for the types of 32 elements, and value * d + m (for which -0 + 0 would be +0).
 template <class Block>
-void dequantize_small(DType type, const void* block, float m, float* out) {
+void dequantize_small(DType type, const void* block, float* out) {
   const float d = to_f32(load<Block>(block).d);
   int8_t values[32];
   block_values(type, block, values);
-  for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(values[i]) * d + m;
+  for (int i = 0; i < 32; ++i) out[i] = static_cast<float>(values[i]) * d;
+}
+template <class Block>
+void dequantize_with_min(DType type, const void* block, float* out) {
+  dequantize_small<Block>(type, block, out);
+  const float m = to_f32(load<Block>(block).m);
+  for (int i = 0; i < 32; ++i) out[i] += m;
 }
 
 template <class Block>
@@ -91,17 +97,17 @@ void dequantize_q6_k(const void* at, float* out) {
 void dequantize_block(DType type, const void* block, float* out) {
   switch (type) {
     case DType::kQ4_0:
-      return dequantize_small<BlockQ4_0>(type, block, 0, out);
+      return dequantize_small<BlockQ4_0>(type, block, out);
     case DType::kQ4_1:
-      return dequantize_small<BlockQ4_1>(type, block, to_f32(load<BlockQ4_1>(block).m), out);
+      return dequantize_with_min<BlockQ4_1>(type, block, out);
     case DType::kQ5_0:
-      return dequantize_small<BlockQ5_0>(type, block, 0, out);
+      return dequantize_small<BlockQ5_0>(type, block, out);
     case DType::kQ5_1:
-      return dequantize_small<BlockQ5_1>(type, block, to_f32(load<BlockQ5_1>(block).m), out);
+      return dequantize_with_min<BlockQ5_1>(type, block, out);
     case DType::kQ8_0:
-      return dequantize_small<BlockQ8_0>(type, block, 0, out);
+      return dequantize_small<BlockQ8_0>(type, block, out);
     case DType::kIQ4_NL:
-      return dequantize_small<BlockIQ4_NL>(type, block, 0, out);
+      return dequantize_small<BlockIQ4_NL>(type, block, out);
     case DType::kQ4_K:
       return dequantize_k<BlockQ4_K>(type, block, out);
     case DType::kQ5_K:
