@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/bf16.h"
+
 namespace mamba {
 
 struct f16 {
@@ -12,7 +14,7 @@ struct f16 {
 };
 
 // Exact.
-inline float to_f32(f16 v) {
+MAMBA_INLINE float to_f32(f16 v) {
   const uint32_t sign = uint32_t{v.bits & 0x8000u} << 16;
   const uint32_t exponent = (v.bits >> 10) & 31u;
   const uint32_t mantissa = v.bits & 0x3ffu;
@@ -28,7 +30,7 @@ inline float to_f32(f16 v) {
 }
 
 // To the nearest, ties to even; from 65520 on that is infinity. NaN stays NaN, quiet.
-inline f16 to_f16(float value) {
+MAMBA_INLINE f16 to_f16(float value) {
   uint32_t u;
   memcpy(&u, &value, sizeof u);
   const uint32_t sign = u >> 16 & 0x8000u;

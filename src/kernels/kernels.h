@@ -12,6 +12,7 @@
 #include "kernels/grad_norm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
+#include "kernels/linear_q.h"
 #include "kernels/rms_norm.h"
 #include "kernels/sample.h"
 #include "kernels/scan.h"

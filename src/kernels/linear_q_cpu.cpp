@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: Apache-2.0
+// linear_q for the CPU. Rows of x become bytes once; then each panel of 16 rows of W is expanded
+// 256 columns at a time into L1 and meets all rows of x there. Sums within a group are exact
+// integers and groups are added in order, so a row's bits do not depend on anything else.
+#include <omp.h>
+
+#include "kernels/linear_q.h"
+#include "kernels/linear_q_codes.h"
+
+namespace mamba::MAMBA_ISA {
+namespace {
+
+constexpr int64_t kTile = 256;        // rows of x that are bytes at once
+constexpr int64_t kSerial = 1 << 16;  // multiply-adds below which threads do not pay
+// Registers hold sums in both integers and f32 of this many rows.
+constexpr int kMicroRows = F32::kLanes == 16 ? 8 : 2;
+constexpr int kVectors = panels::kRows / F32::kLanes;
+
+MAMBA_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// --- 8-bit dot products of four codes with four bytes of x, per lane
+// -------------------------------
+
+#if defined(__AVX512VNNI__)
+struct I32 {
+  __m512i v;
+};
+struct Quad {  // four bytes of x in each lane
+  __m512i v;
+};
+MAMBA_INLINE I32 set_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
+MAMBA_INLINE Quad load_quad(const int8_t* x) {
+  int32_t word;
+  memcpy(&word, x, 4);
+  return {_mm512_set1_epi32(word)};
+}
+struct Codes {
+  __m512i v;
+};
+MAMBA_INLINE Codes load_codes(const uint8_t* p) { return {_mm512_load_si512(p)}; }
+MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
+MAMBA_INLINE F32 to_f32(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
+#elif defined(__AVX2__)
+// Without such an instruction: bytes 0, 2 and bytes 1, 3 as 16-bit numbers.
+#if defined(__AVX512BW__)
+typedef __m512i Ints;
+MAMBA_INLINE Ints set_ints(int32_t x) { return _mm512_set1_epi32(x); }
+MAMBA_INLINE Ints load_ints(const uint8_t* p) { return _mm512_load_si512(p); }
+MAMBA_INLINE Ints left_8(Ints x) { return _mm512_slli_epi16(x, 8); }
+MAMBA_INLINE Ints right_8(Ints x) { return _mm512_srli_epi16(x, 8); }
+MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm512_srai_epi16(x, 8); }
+MAMBA_INLINE Ints both(Ints x, Ints y) { return _mm512_and_si512(x, y); }
+MAMBA_INLINE Ints pairs(Ints x, Ints y) { return _mm512_madd_epi16(x, y); }
+MAMBA_INLINE Ints sum(Ints x, Ints y) { return _mm512_add_epi32(x, y); }
+MAMBA_INLINE F32 floats(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
+#else
+typedef __m256i Ints;
+MAMBA_INLINE Ints set_ints(int32_t x) { return _mm256_set1_epi32(x); }
+MAMBA_INLINE Ints load_ints(const uint8_t* p) { return _mm256_load_si256((const __m256i*)p); }
+MAMBA_INLINE Ints left_8(Ints x) { return _mm256_slli_epi16(x, 8); }
+MAMBA_INLINE Ints right_8(Ints x) { return _mm256_srli_epi16(x, 8); }
+MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm256_srai_epi16(x, 8); }
+MAMBA_INLINE Ints both(Ints x, Ints y) { return _mm256_and_si256(x, y); }
+MAMBA_INLINE Ints pairs(Ints x, Ints y) { return _mm256_madd_epi16(x, y); }
+MAMBA_INLINE Ints sum(Ints x, Ints y) { return _mm256_add_epi32(x, y); }
+MAMBA_INLINE F32 floats(Ints x) { return {_mm256_cvtepi32_ps(x)}; }
+#endif
+struct I32 {
+  Ints v;
+};
+struct Quad {
+  Ints even, odd;
+};
+struct Codes {
+  Ints even, odd;
+};
+MAMBA_INLINE I32 set_i32(int32_t x) { return {set_ints(x)}; }
+MAMBA_INLINE Quad load_quad(const int8_t* x) {
+  int32_t word;
+  memcpy(&word, x, 4);
+  const Ints bytes = set_ints(word);
+  return {right_8_signed(left_8(bytes)), right_8_signed(bytes)};
+}
+MAMBA_INLINE Codes load_codes(const uint8_t* p) {
+  const Ints bytes = load_ints(p);
+  return {both(bytes, set_ints(0x00ff00ff)), right_8(bytes)};
+}
+MAMBA_INLINE I32 dot(I32 total, Codes w, Quad x) {
+  return {sum(total.v, sum(pairs(w.even, x.even), pairs(w.odd, x.odd)))};
+}
+MAMBA_INLINE F32 to_f32(I32 x) { return floats(x.v); }
+#else
+struct I32 {
+  F32::Int v;
+};
+struct Quad {
+  int32_t x[4];
+};
+struct Codes {
+  F32::Int v;
+};
+MAMBA_INLINE I32 set_i32(int32_t x) { return {F32::Int{x, x, x, x}}; }
+MAMBA_INLINE Quad load_quad(const int8_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
+MAMBA_INLINE Codes load_codes(const uint8_t* p) {
+  Codes w;
+  memcpy(&w.v, p, sizeof w.v);
+  return w;
+}
+MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) {
+  const F32::Int byte = {255, 255, 255, 255};
+  return {sum.v + (w.v & byte) * x.x[0] + (w.v >> 8 & byte) * x.x[1] + (w.v >> 16 & byte) * x.x[2] +
+          (w.v >> 24 & byte) * x.x[3]};
+}
+MAMBA_INLINE F32 to_f32(I32 x) { return {__builtin_convertvector(x.v, F32::Vec)}; }
+#endif
+
+// --- Rows of x as bytes
+// ----------------------------------------------------------------------------
+
+// Of a tile of rows: bytes, and per group the step s, -zero * sum of bytes, s * sum of bytes.
+struct Bytes {
+  int64_t K, groups;  // groups of a row
+  int8_t* q;          // (rows, K)
+  float* step;        // (rows, groups)
+  int32_t* start;     // (rows, groups)
+  float* total;       // (rows, groups)
+};
+
+MAMBA_INLINE void to_bytes(const float* x, const panels::Layout& l, int64_t row, const Bytes& to) {
+  constexpr int64_t kBlock = panels::kBlock;
+  const int64_t group_size = kBlock / l.groups;
+  for (int64_t k = 0; k < to.K; k += kBlock) {
+    F32 most = F32::zero(), bad = F32::zero();
+    for (int64_t i = 0; i < kBlock; i += F32::kLanes) {
+      const F32 v = F32::load(x + k + i);
+      most = max(most, max(v, F32::zero() - v));
+      bad = bad + v * F32::zero();  // NaN for NaN and infinity
+    }
+    const float m = reduce_max(most);
+    const float inverse = m > 0x1p-100f ? 127.0f / m : 0.0f;
+    const float step = m / 127.0f + reduce_add(bad);
+    int8_t* q = to.q + row * to.K + k;
+    for (int64_t i = 0; i < kBlock; i += F32::kLanes) {
+      float rounded[F32::kLanes];
+      round(F32::load(x + k + i) * F32::set(inverse)).store(rounded);
+      for (int j = 0; j < F32::kLanes; ++j) {
+        // A NaN compares false: any byte will do, the step is NaN.
+        q[i + j] = rounded[j] >= -127.0f && rounded[j] <= 127.0f
+                       ? static_cast<int8_t>(static_cast<int32_t>(rounded[j]))
+                       : int8_t{0};
+      }
+    }
+    for (int64_t g = 0; g < l.groups; ++g) {
+      int32_t sum = 0;
+      for (int64_t i = 0; i < group_size; ++i) sum += q[g * group_size + i];
+      const int64_t at = row * to.groups + k / group_size + g;
+      to.step[at] = step;
+      to.start[at] = -l.zero * sum;
+      to.total[at] = step * static_cast<float>(sum);
+    }
+  }
+}
+
+// --- A panel
+// ---------------------------------------------------------------------------------------
+
+// A share of the lines that follow kAhead bytes on, so that few rows find their weights in L1.
+template <int kBits>
+MAMBA_INLINE void prefetch_block(const uint8_t* at) {
+  constexpr int64_t kAhead = 4096;
+#pragma GCC unroll 9
+  for (int i = 0; i <= kBits; ++i) __builtin_prefetch(at + kAhead + 64 * i);
+}
+
+// acc[r, :] += groups of `blocks` blocks, for R rows of x from byte column 0 of `q` on.
+template <int R, bool kAdd, int kGroups, bool kPrefetch>
+MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e, const Bytes& x,
+                        int64_t row, int64_t first, float* acc) {
+  constexpr int kRows = panels::kRows, kLanes = F32::kLanes;
+  constexpr int kQuads = 8 / kGroups;
+  F32 sum[R][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = F32::load(acc + r * kRows + v * kLanes);
+  }
+  const int8_t* q = x.q + row * x.K + first * panels::kBlock;
+  const int64_t at = row * x.groups + first * kGroups;
+  for (int64_t g = 0; g < blocks * kGroups; ++g) {
+    if constexpr (kPrefetch) prefetch_block<8>(codes + g * kQuads * panels::kQuad);
+    I32 exact[R][kVectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) exact[r][v] = set_i32(x.start[at + r * x.groups + g]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kQuads; ++i) {
+      Codes w[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        w[v] = load_codes(codes + (g * kQuads + i) * panels::kQuad + 4 * v * kLanes);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Quad xq = load_quad(q + r * x.K + (g * kQuads + i) * 4);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) exact[r][v] = dot(exact[r][v], w[v], xq);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const F32 step = F32::set(x.step[at + r * x.groups + g]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const F32 scale = F32::load(e.scale + g * kRows + v * kLanes);
+        sum[r][v] = fma(to_f32(exact[r][v]), scale * step, sum[r][v]);
+        if constexpr (kAdd) {
+          sum[r][v] = fma(F32::load(e.add + g * kRows + v * kLanes),
+                          F32::set(x.total[at + r * x.groups + g]), sum[r][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) sum[r][v].store(acc + r * kRows + v * kLanes);
+  }
+}
+
+// acc (rows, 16) = the panel times `rows` rows of x.
+template <int kBits, bool kTableCodes, bool kSuper, bool kAdd, int kGroups>
+void panel_times_rows(const uint8_t* panel, const panels::Layout& l, const Bytes& x, int64_t rows,
+                      float* acc) {
+  constexpr int64_t kRows = panels::kRows;
+  const int64_t blocks = x.K / panels::kBlock, code_bytes = panels::code_bytes(l);
+  memset(acc, 0, sizeof(float) * static_cast<size_t>(rows * kRows));
+  Expanded e;
+  const uint8_t* run = panel;
+  for (int64_t first = 0; first < blocks; first += kRunBlocks) {
+    const int64_t n = minimum(kRunBlocks, blocks - first);
+    const uint8_t* codes = run;
+    const uint8_t* scales = run + n * code_bytes;
+    run += panels::run_bytes(l, n);
+    if constexpr (kBits < 8) {
+      for (int64_t b = 0; b < n; ++b) {
+        prefetch_block<kBits>(codes + b * code_bytes);
+        expand_block<kBits, kTableCodes>(codes + b * code_bytes, e.codes + b * 8 * panels::kQuad);
+      }
+    }
+    expand_scales<kSuper, kAdd, kGroups>(scales, n, e);
+    if constexpr (kBits < 8) codes = e.codes;
+    int64_t row = 0;
+    const auto some = [&]<int R>() {
+      micro<R, kAdd, kGroups, kBits == 8 && R <= 2>(n, codes, e, x, row, first, acc + row * kRows);
+      row += R;
+    };
+    while (rows - row >= kMicroRows) some.template operator()<kMicroRows>();
+    if constexpr (kMicroRows > 4) {
+      if (rows - row >= 4) some.template operator()<4>();
+    }
+    if constexpr (kMicroRows > 2) {
+      if (rows - row >= 2) some.template operator()<2>();
+    }
+    if (rows - row >= 1) some.template operator()<1>();
+  }
+}
+
+void any_panel(DType type, const uint8_t* panel, const panels::Layout& l, const Bytes& x,
+               int64_t rows, float* acc) {
+  switch (type) {
+    case DType::kQ4_0:
+      return panel_times_rows<4, false, false, false, 1>(panel, l, x, rows, acc);
+    case DType::kQ4_1:
+      return panel_times_rows<4, false, false, true, 1>(panel, l, x, rows, acc);
+    case DType::kQ5_0:
+      return panel_times_rows<5, false, false, false, 1>(panel, l, x, rows, acc);
+    case DType::kQ5_1:
+      return panel_times_rows<5, false, false, true, 1>(panel, l, x, rows, acc);
+    case DType::kQ4_K:
+      return panel_times_rows<4, false, true, true, 1>(panel, l, x, rows, acc);
+    case DType::kQ5_K:
+      return panel_times_rows<5, false, true, true, 1>(panel, l, x, rows, acc);
+    case DType::kQ6_K:
+      return panel_times_rows<6, false, true, false, 2>(panel, l, x, rows, acc);
+    case DType::kIQ4_NL:
+      return panel_times_rows<4, true, false, false, 1>(panel, l, x, rows, acc);
+    default:
+      return panel_times_rows<8, false, false, false, 1>(panel, l, x, rows, acc);
+  }
+}
+
+}  // namespace
+
+void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
+  const PackedLinear& w = *a.packed;
+  if (w.panel != panels::kPanelMark || w.N != a.N || w.K != a.K) {
+    if (stream.failed == nullptr) stream.failed = "linear_q_forward (packed for something else)";
+    return;
+  }
+  if (a.M <= 0 || a.N <= 0) return;
+  const panels::Layout l = panels::layout_of(w.dtype);
+  const int64_t groups = a.K / panels::kBlock * l.groups, tile = minimum(kTile, a.M);
+  const int64_t panel_bytes = panels::panel_bytes(l, a.K);
+  const int64_t count = (a.N + panels::kRows - 1) / panels::kRows;
+  const int64_t part = (tile * groups + 15) / 16 * 16, sums = tile * panels::kRows;
+  const int threads = a.M * a.N * a.K < kSerial ? 1 : stream.threads;
+  float* scratch = stream.scratch<float>(tile * a.K / 4 + 16 + 3 * part + threads * sums);
+  if (scratch == nullptr) return;
+  Bytes x = {a.K, groups, nullptr, scratch, nullptr, scratch + part};
+  x.start = reinterpret_cast<int32_t*>(scratch + 2 * part);
+  float* acc = scratch + 3 * part;
+  x.q = reinterpret_cast<int8_t*>(acc + threads * sums);
+  const uint8_t* panels_at = static_cast<const uint8_t*>(w.data);
+  const float* bias = a.bias.as<float>();
+  for (int64_t row = 0; row < a.M; row += tile) {
+    const int64_t rows = minimum(tile, a.M - row);
+    const float* from = a.x.as<float>() + row * a.x_stride;
+    float* y = a.y.as<float>() + row * a.y_stride;
+    const bool few = rows <= kMicroRows;  // then one thread makes the bytes sooner
+    if (few) {
+      for (int64_t r = 0; r < rows; ++r) to_bytes(from + r * a.x_stride, l, r, x);
+    }
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      if (!few) {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < rows; ++r) to_bytes(from + r * a.x_stride, l, r, x);
+      }
+      float* mine = acc + omp_get_thread_num() * sums;
+      // One run of panels a thread: each reads its part of memory in one sweep.
+#pragma omp for schedule(static)
+      for (int64_t p = 0; p < count; ++p) {
+        any_panel(w.dtype, panels_at + p * panel_bytes, l, x, rows, mine);
+        const int64_t n0 = p * panels::kRows, n = minimum(panels::kRows, a.N - n0);
+        for (int64_t r = 0; r < rows; ++r) {
+          const float* sum = mine + r * panels::kRows;
+          float* out = y + r * a.y_stride + n0;
+          for (int64_t i = 0; i < n; ++i) out[i] = bias != nullptr ? sum[i] + bias[n0 + i] : sum[i];
+        }
+      }
+    }
+  }
+}
+
+void linear_q_pack(Stream& stream, const LinearQPackArgs& a) noexcept {
+  *a.out = panels::pack(a.weight.dtype, a.weight.data, a.N, a.K, stream.threads);
+  if (*a.out == nullptr && stream.failed == nullptr) {
+    stream.failed = "linear_q_pack";
+    stream.failed_bytes = a.N * dtype_bytes(a.weight.dtype, a.K);
+  }
+}
+
+void linear_q_rows(Stream&, const LinearQRowsArgs& a) noexcept {
+  const int64_t K = a.packed->K;
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const int64_t id = a.ids.as<int32_t>()[r];
+    float* y = a.y.as<float>() + r * K;
+    if (id < 0) {
+      memset(y, 0, sizeof(float) * static_cast<size_t>(K));
+    } else {
+      panels::read_row(*a.packed, id, y);
+    }
+  }
+}
+
+}  // namespace mamba::MAMBA_ISA
