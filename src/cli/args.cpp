@@ -136,14 +136,36 @@ CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* valu
       ->type_name(type_name);
 }
 
+namespace {
+
+constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16, DType::kQ8_0,  DType::kQ6_K,
+                                  DType::kQ5_K, DType::kQ5_1, DType::kQ5_0,  DType::kQ4_K,
+                                  DType::kQ4_1, DType::kQ4_0, DType::kIQ4_NL};
+
+}  // namespace
+
+std::vector<std::string> weight_dtypes() {
+  std::vector<std::string> names;
+  for (DType type : kWeightTypes) names.emplace_back(dtype_name(type));
+  return names;
+}
+
+DType weight_dtype_of(const std::string& name) {
+  for (DType type : kWeightTypes) {
+    if (name == dtype_name(type)) return type;
+  }
+  return DType::kF32;
+}
+
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
   add_choice(app, "--isa", &options->isa,
              {"auto", "base", "avx2", "avx512", "avx512_bf16", "onednn", "ref"},
              "Instruction set to run on; auto takes the best for this CPU");
   add_int(app, "-t,--threads", &options->threads, 0, 1024, "Threads; 0: one per physical core");
   if (with_dtype) {
-    add_choice(app, "--dtype", &options->dtype, {"f32", "bf16"},
-               "Type of the weight matrices and their products");
+    add_choice(app, "--dtype", &options->dtype, weight_dtypes(),
+               "Type of the weight matrices and their products; in 4 to 8 bits they are quantised "
+               "on loading");
   }
 }
 
@@ -153,7 +175,7 @@ ModelOptions model_options(const RunOptions& options) {
                  : options.isa == "ref" ? "ref"
                                         : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
-  model.dtype = options.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  model.dtype = weight_dtype_of(options.dtype);
   model.on_warning = [](const std::string& warning) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   };

@@ -42,6 +42,9 @@ struct RunOptions {
   int64_t threads = 0;
   std::string dtype = "f32";
 };
+// Names that --dtype takes, and the type of one of them.
+std::vector<std::string> weight_dtypes();
+DType weight_dtype_of(const std::string& name);
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
 ModelOptions model_options(const RunOptions& options);
 

@@ -128,7 +128,7 @@ CommandRun add_eval_kl(CLI::App& parent) {
   add_text(*app, "-f,--file", &f->file, "FILE", "Text file; - for standard input")->required();
   add_window_flags(*app, &f->windows);
   add_run_options(*app, &f->run);
-  add_choice(*app, "--base-dtype", &f->base_dtype, {"f32", "bf16"},
+  add_choice(*app, "--base-dtype", &f->base_dtype, weight_dtypes(),
              "As --dtype, for the base model alone; --dtype if not given");
   app->add_flag("--json", f->json, "Print JSON");
   add_examples(

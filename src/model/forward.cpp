@@ -71,7 +71,7 @@ void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBu
 void Network::embed(const Context& ctx, const Batch& batch, Buf h) const {
   const Weight& weight = weights_[static_cast<size_t>(embedding_)];
   if (weight.packed != nullptr) {
-    ctx.kernels().linear_rows(ctx.stream(), {weight.packed, ctx.rows(), batch.ids, h});
+    packed_rows(*ctx.device, weight.packed, ctx.rows(), batch.ids, h);
     return;
   }
   EmbedArgs args{};

@@ -110,6 +110,8 @@ std::unique_ptr<Mixer> make_gated_mlp(const Config& config);
 // y = x W^T (+ bias), dense rows.
 void linear(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K);
+// y (rows, K) = rows `ids` of a packed weight, zero for an id of -1.
+void packed_rows(Device& device, const PackedLinear* packed, int64_t rows, CBuf ids, Buf y);
 // dx = dy W (added to dx where accumulate), dW += dy^T x, dbias += column sums of dy; null dx, dW
 // and dbias are not computed.
 void linear_backward(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf dy,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kernels/linear_packed.h"
 #include "kernels/with_float.h"
 #include "model/mixer.h"
 #include "model/mixers/all.h"
@@ -98,6 +99,15 @@ void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_
 
 void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K) {
+  if (weight.packed != nullptr && is_quantized(weight.packed->dtype)) {
+    LinearQArgs args{};
+    args.M = ctx.rows(), args.N = N, args.K = K;
+    args.x = x, args.x_stride = x_stride;
+    args.packed = weight.packed, args.bias = bias;
+    args.y = y, args.y_stride = y_stride;
+    ctx.kernels().linear_q_forward(ctx.stream(), args);
+    return;
+  }
   LinearArgs args{};
   args.M = ctx.rows();
   args.N = N;
@@ -111,6 +121,14 @@ void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, 
   args.y = y;
   args.y_stride = y_stride;
   ctx.kernels().linear_forward(ctx.stream(), args);
+}
+
+void packed_rows(Device& device, const PackedLinear* packed, int64_t rows, CBuf ids, Buf y) {
+  if (is_quantized(packed->dtype)) {
+    device.kernels().linear_q_rows(device.stream(), {packed, rows, ids, y});
+  } else {
+    device.kernels().linear_rows(device.stream(), {packed, rows, ids, y});
+  }
 }
 
 void linear_backward(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf dy,

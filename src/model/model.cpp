@@ -10,6 +10,7 @@
 #include "model/model_io.h"
 #include "model/network.h"
 #include "model/size_estimate.h"
+#include "model/weight_types.h"
 
 namespace mamba {
 namespace {
@@ -21,10 +22,13 @@ std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& 
   config.validate();
   if (device->real() == DType::kF32) {
     const SizeEstimate sizes = estimate_sizes(config, *device, 1, 1);
-    const int64_t packed = sizes.inference(product == Product::kBF16 ? 2 : 4);
+    const DType d = options.dtype;
+    const double packed = static_cast<double>(sizes.inference(0)) +
+                          static_cast<double>(sizes.matrices * block_bytes(d)) /
+                              static_cast<double>(block_elements(d));
     const int64_t kept = matrices == Matrices::kKept ? 4 * sizes.matrices : 0;
-    expect_memory(static_cast<double>(packed + kept), "model", "the weights",
-                  "use a smaller model or, in f32, --dtype bf16");
+    expect_memory(packed + static_cast<double>(kept), "model", "the weights",
+                  "use a smaller model or fewer bits, like --dtype bf16 or q8_0");
   }
   return std::make_unique<Network>(config, std::move(device), product, matrices);
 }
@@ -77,14 +81,24 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
     for (const std::string& warning : warnings) options.on_warning(warning);
   }
   std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
-  load_weights(*network, folder, true);
+  load_weights(*network, folder, true, {}, options.dtype);
   return Model(std::move(network));
 }
 
 Model Model::create(const Config& config, uint64_t seed, const ModelOptions& options) {
-  std::unique_ptr<Network> network = make_network(config, options, Matrices::kKept);
+  const bool blocks = is_quantized(options.dtype);
+  std::unique_ptr<Network> network =
+      make_network(config, options, blocks ? Matrices::kPackedOnly : Matrices::kKept);
   const int64_t count = network->table().flat_count();
-  if (network->device().real() == DType::kF32) {
+  if (blocks) {
+    std::vector<float> values(static_cast<size_t>(count));
+    const ParamTable& table = network->table();
+    table.initialize(config, seed, values.data());
+    for (size_t i = 0; i < table.specs().size(); ++i) {
+      set_weight(*network, static_cast<int>(i), values.data() + table.specs()[i].offset,
+                 options.dtype);
+    }
+  } else if (network->device().real() == DType::kF32) {
     network->table().initialize(config, seed, network->parameters().as<float>());
   } else {
     std::vector<float> values(static_cast<size_t>(count));
@@ -100,9 +114,7 @@ int64_t Model::parameters() const { return network_->table().parameters(); }
 State Model::new_state(int64_t batch) const { return network_->new_state(batch); }
 const std::string& Model::fingerprint() const { return network_->fingerprint(); }
 const std::string& Model::device_name() const { return network_->device().name(); }
-DType Model::dtype() const {
-  return network_->product() == Product::kBF16 ? DType::kBF16 : DType::kF32;
-}
+DType Model::dtype() const { return network_->weight_dtype(); }
 void Model::save(const std::string& folder, DType dtype) const {
   save_model(*network_, folder, dtype);
 }

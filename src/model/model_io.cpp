@@ -13,6 +13,7 @@
 #include "formats/weight_files.h"
 #include "kernels/with_float.h"
 #include "model/check_tensors.h"
+#include "model/weight_types.h"
 
 namespace mamba {
 namespace {
@@ -53,7 +54,7 @@ void write_flat(const float* values, int64_t count, Buf flat) {
 }
 
 void load_weights(Network& network, const std::string& path, bool pack,
-                  const VocabularyGrowth& growth) {
+                  const VocabularyGrowth& growth, DType wanted) {
   const WeightFiles files(path);
   Config stored = network.config();
   if (growth.rows > 0) stored.vocab_size = growth.rows;
@@ -65,14 +66,16 @@ void load_weights(Network& network, const std::string& path, bool pack,
     const TensorInfo& tensor = files.get(spec.name);
     CBuf data(tensor.data, tensor.dtype);
     const uintptr_t misplaced = reinterpret_cast<uintptr_t>(tensor.data) % 4;
-    const bool as_is = tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16;
-    if (grows || !as_is || misplaced != 0) {
+    const bool as_is =
+        is_quantized(tensor.dtype) ||
+        ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16) && misplaced == 0);
+    if (grows || !as_is) {
       values.resize(static_cast<size_t>(spec.count));
       read_to_f32(tensor, values.data());
       if (grows) grow_rows(spec, growth, values.data());
       data = CBuf(values.data());
     }
-    network.set_parameter(index++, data);
+    set_weight(network, index++, data, wanted);
     files.release(tensor);
   }
   network.parameters_changed(pack);

@@ -22,8 +22,11 @@ struct VocabularyGrowth {
   int64_t rows = 0;   // of the folder's embedding; 0: as many as the network's
   uint64_t seed = 0;  // of the noise
 };
+//
+// `wanted` may be a type of blocks: matrices are then quantised on the way (weight_types.h), or
+// taken as they are where the file has blocks.
 void load_weights(Network& network, const std::string& path, bool pack,
-                  const VocabularyGrowth& growth = {});
+                  const VocabularyGrowth& growth = {}, DType wanted = DType::kF32);
 
 // Writes config.json and model.safetensors (sharded above 5 GB) into an existing or new folder,
 // each file atomically, the weights first. dtype kF32 or kBF16; A_log, dt_bias, D and other small

@@ -5,11 +5,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "kernels/linear_packed.h"
 #include "kernels/with_float.h"
+#include "quant/dequantize.h"
 
 namespace mamba {
 namespace {
@@ -33,9 +36,10 @@ void convert(CBuf from, int64_t count, Buf to) {
 }  // namespace
 
 Product product_of(DType dtype) {
-  if (dtype == DType::kF32) return Product::kF32;
+  if (dtype == DType::kF32 || is_quantized(dtype)) return Product::kF32;
   if (dtype == DType::kBF16) return Product::kBF16;
-  fail(ErrorCode::kInvalidArgument, "[model] expected weights in f32 or bf16, got {}",
+  fail(ErrorCode::kInvalidArgument,
+       "[model] expected weights in f32, bf16 or blocks (q8_0, q4_k, ...), got {}",
        dtype_name(dtype));
 }
 
@@ -114,9 +118,14 @@ Buf Network::parameters() {
 void Network::pack(size_t index, CBuf rows) {
   const ParamSpec& spec = table_.specs()[index];
   unpack(index);
-  LinearPackArgs args{spec.shape[0], spec.count / spec.shape[0], product_, rows, &packed_[index]};
-  args.by_rows = static_cast<int>(index) == embedding_;
-  device_->kernels().linear_pack(device_->stream(), args);
+  const int64_t N = spec.shape[0], K = spec.count / N;
+  if (is_quantized(rows.dtype)) {
+    device_->kernels().linear_q_pack(device_->stream(), {N, K, rows, &packed_[index]});
+  } else {
+    LinearPackArgs args{N, K, product_, rows, &packed_[index]};
+    args.by_rows = static_cast<int>(index) == embedding_;
+    device_->kernels().linear_pack(device_->stream(), args);
+  }
   device_->sync();  // out_of_memory, if it is
   weights_[index].packed = packed_[index];
 }
@@ -132,6 +141,12 @@ void Network::set_parameter(int index, CBuf values) {
   const ParamSpec& spec = table_[index];
   const DType real = device_->real();
   const bool packs = values_[i].data == nullptr;
+  if (is_quantized(values.dtype)) {
+    if (packs) return pack(i, values);
+    std::vector<float> wide(static_cast<size_t>(spec.count));
+    dequantize(values.dtype, values.data, spec.count, wide.data());
+    return convert(CBuf(wide.data()), spec.count, values_[i]);
+  }
   // Kernels take f32 and bf16 where they lie.
   const bool as_is = values.dtype == real || (real == DType::kF32 && values.dtype == DType::kBF16);
   if (packs && as_is) return pack(i, values);
@@ -155,7 +170,7 @@ void Network::get_rows(int index, int64_t first, int64_t count, float* out) cons
   std::iota(ids.begin(), ids.end(), static_cast<int32_t>(first));
   std::vector<double> wide(device_->real() == DType::kF64 ? static_cast<size_t>(count * width) : 0);
   const Buf y = wide.empty() ? Buf(out) : Buf(wide.data());
-  device_->kernels().linear_rows(device_->stream(), {packed_[i], count, ids.data(), y});
+  packed_rows(*device_, packed_[i], count, ids.data(), y);
   device_->sync();
   if (!wide.empty()) convert(y, count * width, Buf(out));
 }
@@ -208,6 +223,20 @@ State Network::new_state(int64_t batch) const {
     }
   }
   return state;
+}
+
+DType Network::weight_dtype() const {
+  const DType plain = product_ == Product::kBF16 ? DType::kBF16 : DType::kF32;
+  std::map<DType, int64_t> elements = {{plain, 0}};
+  for (const PackedLinear* packed : packed_) {
+    if (packed == nullptr) continue;
+    elements[is_quantized(packed->dtype) ? packed->dtype : plain] += packed->N * packed->K;
+  }
+  DType most = plain;
+  for (const auto& [type, count] : elements) {
+    if (count > elements[most]) most = type;
+  }
+  return most;
 }
 
 const std::string& Network::fingerprint() const {

@@ -47,6 +47,8 @@ class Network {
   const ParamTable& table() const { return table_; }
   Device& device() const { return *device_; }
   Product product() const { return product_; }
+  // What most elements of matrices are held in: the type of the products, or blocks.
+  DType weight_dtype() const;
 
   // The flat buffer of parameters, f32 (f64 on ref64), table().flat_count() elements; with kKept
   // alone. After writing to it call parameters_changed().
@@ -144,7 +146,7 @@ class Network {
   std::shared_ptr<std::vector<StateTensor>> state_tensors_;
   int64_t state_elements_ = 0, derived_count_ = 0;
   AlignedBlock params_, grads_, derived_, workspace_;
-  std::vector<Buf> values_;      // by table index, in params_; null where packed alone
+  std::vector<Buf> values_;  // by table index, in params_; null where packed alone
   int64_t workspace_peak_ = 0;
   StepOptions step_;  // of the running training step, and where it keeps what
   TrainingLayout training_;

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// Models whose matrices are blocks of 4 to 8 bits: which matrix has which type, and the equalities
+// of states, chunks, rows and threads that hold for f32.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "mamba/model.h"
+#include "model/weight_types.h"
+#include "support/close.h"
+#include "support/expect_error.h"
+#include "support/random.h"
+
+namespace mamba::test {
+namespace {
+
+constexpr DType kTypes[] = {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,  DType::kQ8_0,
+                            DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
+constexpr int64_t kVocab = 61;
+
+// Widths of whole blocks of 256.
+Config config_of(const std::string& mixer) {
+  Config c;
+  c.mixer = mixer;
+  c.model_type = mixer == "mamba1" ? "mamba" : "mamba2";
+  c.vocab_size = kVocab;
+  c.d_model = 256;
+  c.n_layer = 2;
+  c.d_inner = 512;
+  c.d_ssm = 512;
+  c.d_state = mixer == "mamba1" ? 8 : 16;
+  c.d_conv = 4;
+  c.dt_rank = 16;
+  c.headdim = 64;
+  c.n_groups = 1;
+  c.chunk_size = 8;
+  return c;
+}
+
+Model model_of(const std::string& mixer, DType dtype, const std::string& device = "cpu",
+               int threads = 2) {
+  ModelOptions options;
+  options.device = device;
+  options.threads = threads;
+  options.dtype = dtype;
+  return Model::create(config_of(mixer), 3, options);
+}
+
+std::vector<int32_t> tokens_of(int64_t count) {
+  Random random(11);
+  std::vector<int32_t> ids(static_cast<size_t>(count));
+  for (int32_t& id : ids) id = static_cast<int32_t>(random.below(kVocab));
+  return ids;
+}
+
+std::vector<float> run(Model& model, const std::vector<int32_t>& ids, int64_t length,
+                       State& state) {
+  std::vector<float> logits(static_cast<size_t>(state.batch() * length * kVocab));
+  model.forward(ids.data(), length, state, Logits::kAll, logits.data());
+  return logits;
+}
+
+TEST(WeightTypes, SensitiveMatricesStayInSixteenBits) {
+  const auto spec = [](const char* name, int64_t rows, int64_t columns, bool matrix = true) {
+    ParamSpec s;
+    s.name = name;
+    s.shape = {rows, columns};
+    s.count = rows * columns;
+    s.matrix = matrix;
+    return s;
+  };
+  const char* in = "backbone.layers.0.mixer.in_proj.weight";
+  EXPECT_EQ(weight_type(spec(in, 10, 512), DType::kQ4_K), DType::kQ4_K);
+  EXPECT_EQ(weight_type(spec(in, 10, 288), DType::kQ4_K), DType::kQ5_0);
+  EXPECT_EQ(weight_type(spec(in, 10, 288), DType::kQ5_K), DType::kQ5_1);
+  EXPECT_EQ(weight_type(spec(in, 10, 288), DType::kQ6_K), DType::kQ8_0);
+  EXPECT_EQ(weight_type(spec(in, 10, 288), DType::kQ4_0), DType::kQ4_0);
+  EXPECT_EQ(weight_type(spec(in, 10, 33), DType::kQ8_0), DType::kBF16);
+  EXPECT_EQ(weight_type(spec(in, 10, 33), DType::kF32), DType::kF32);
+  EXPECT_EQ(weight_type(spec("a.x_proj.weight", 10, 512), DType::kQ4_0), DType::kBF16);
+  EXPECT_EQ(weight_type(spec("a.dt_proj.weight", 10, 512), DType::kQ8_0), DType::kBF16);
+  EXPECT_EQ(weight_type(spec("a.A_log", 10, 512, false), DType::kQ4_0), DType::kF32);
+}
+
+TEST(WeightTypes, ChunksAndStepsGiveTheWhole) {
+  const int64_t L = 23;
+  const std::vector<int32_t> ids = tokens_of(L);
+  for (const char* mixer : {"mamba1", "mamba2"}) {
+    for (DType type : kTypes) {
+      SCOPED_TRACE(std::string(mixer) + " " + dtype_name(type));
+      Model model = model_of(mixer, type);
+      EXPECT_EQ(model.dtype(), type);
+      State whole = model.new_state(1);
+      const std::vector<float> want = run(model, ids, L, whole);
+      const std::vector<double> wide(want.begin(), want.end());
+
+      State parts = model.new_state(1);
+      std::vector<float> got;
+      for (int64_t at = 0, length = 1; at < L;
+           at += length, length = std::min(L - at, length + 2)) {
+        const std::vector<int32_t> part(ids.begin() + at, ids.begin() + at + length);
+        const std::vector<float> some = run(model, part, length, parts);
+        got.insert(got.end(), some.begin(), some.end());
+      }
+      EXPECT_TRUE(close(got, wide, 1e-4, 0));
+
+      State state = model.new_state(1);
+      for (int64_t t = 0; t < L; ++t) {
+        std::vector<float> logits(kVocab);
+        model.step(&ids[static_cast<size_t>(t)], state, logits.data());
+        EXPECT_TRUE(close(logits.data(), wide.data() + t * kVocab, kVocab, 1e-4, 0)) << t;
+      }
+    }
+  }
+}
+
+TEST(WeightTypes, ARowDoesNotKnowItsNeighboursNorTheThreads) {
+  const int64_t L = 9, B = 11;
+  const std::vector<int32_t> ids = tokens_of(B * L);
+  for (const char* mixer : {"mamba1", "mamba2"}) {
+    for (DType type : kTypes) {
+      SCOPED_TRACE(std::string(mixer) + " " + dtype_name(type));
+      Model model = model_of(mixer, type), other = model_of(mixer, type, "cpu", 1);
+      State all = model.new_state(B);
+      const std::vector<float> want = run(model, ids, L, all);
+      for (int64_t b = 0; b < B; b += 5) {
+        State one = other.new_state(1);
+        const std::vector<int32_t> row(ids.begin() + b * L, ids.begin() + (b + 1) * L);
+        const std::vector<float> got = run(other, row, L, one);
+        EXPECT_TRUE(same_bits(got.data(), want.data() + b * L * kVocab, L * kVocab));
+      }
+    }
+  }
+}
+
+// The reference rounds x as the fast kernels do; a value next to a half may fall on either side,
+// which changes it by a step. That is rare, but for Q4_0 and Q5_0: rows of the embedding are whole
+// steps from -8 (-16) to 7 (15), of which 4 (8) becomes 63.5, and x of the first layer is such a
+// row. There each step counts 1/127 of the largest value of a block.
+TEST(WeightTypes, EveryBackendComputesTheSame) {
+  const int64_t L = 12;
+  const std::vector<int32_t> ids = tokens_of(L);
+  for (const char* mixer : {"mamba1", "mamba2"}) {
+    for (DType type : kTypes) {
+      Model reference = model_of(mixer, type, "ref64");
+      State begin = reference.new_state(1);
+      const std::vector<float> want = run(reference, ids, L, begin);
+      for (const std::string& device : Device::available()) {
+        if (device == "ref64") continue;
+        Model model = model_of(mixer, type, device);
+        State state = model.new_state(1);
+        const std::vector<float> got = run(model, ids, L, state);
+        double error = 0, size = 0;
+        for (size_t i = 0; i < got.size(); ++i) {
+          error += std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i]));
+          size += std::fabs(static_cast<double>(want[i]));
+        }
+        const bool halves = type == DType::kQ4_0 || type == DType::kQ5_0;
+        EXPECT_LE(error, (halves ? 2.0 / 127 : 1e-4) * size)
+            << mixer << " " << dtype_name(type) << " " << device;
+      }
+    }
+  }
+}
+
+TEST(WeightTypes, FewerBitsStayNearTheModelInF32) {
+  const int64_t L = 40;
+  const std::vector<int32_t> ids = tokens_of(L);
+  // Relative error of weights of a uniform distribution: steps of 2^-7 (8 bits) to 2^-3 (4 bits) of
+  // the largest, over sqrt(12); and of x, 2^-7. Two layers and the head add such errors up.
+  const auto allowed = [](DType type) {
+    switch (type) {
+      case DType::kQ8_0:
+        return 0.03;
+      case DType::kQ6_K:
+        return 0.06;
+      case DType::kQ5_0:
+      case DType::kQ5_1:
+      case DType::kQ5_K:
+        return 0.12;
+      default:
+        return 0.25;
+    }
+  };
+  for (const char* mixer : {"mamba1", "mamba2"}) {
+    Model exact = model_of(mixer, DType::kF32);
+    State begin = exact.new_state(1);
+    const std::vector<float> want = run(exact, ids, L, begin);
+    for (DType type : kTypes) {
+      Model model = model_of(mixer, type);
+      State state = model.new_state(1);
+      const std::vector<float> got = run(model, ids, L, state);
+      double error = 0, size = 0;
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double w = static_cast<double>(want[i]), d = static_cast<double>(got[i]) - w;
+        error += d * d;
+        size += w * w;
+      }
+      EXPECT_LE(std::sqrt(error / size), allowed(type)) << mixer << " " << dtype_name(type);
+      EXPECT_GT(error, 0) << dtype_name(type);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mamba::test
