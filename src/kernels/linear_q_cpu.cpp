@@ -126,37 +126,58 @@ struct Bytes {
   float* total;       // (rows, groups)
 };
 
+// 32 numbers to bytes, and the sums of their halves; returns the largest magnitude, or NaN where
+// one is not finite.
+MAMBA_INLINE float block_to_bytes(const float* x, int8_t* q, int32_t sums[2]) {
+  constexpr float kTiny = 0x1p-100f;
+#if defined(__AVX512F__)
+  const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+  const F32 most = max({_mm512_abs_ps(low)}, {_mm512_abs_ps(high)});
+  const __m512 zero = _mm512_setzero_ps();
+  const __m512 bad = _mm512_add_ps(_mm512_mul_ps(low, zero), _mm512_mul_ps(high, zero));
+  const float m = reduce_max(most);
+  const __m512 inverse = _mm512_set1_ps(m > kTiny ? 127.0f / m : 0.0f);
+  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+  const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+  _mm_storeu_si128((__m128i*)q, _mm512_cvtsepi32_epi8(a));
+  _mm_storeu_si128((__m128i*)(q + 16), _mm512_cvtsepi32_epi8(b));
+  sums[0] = _mm512_reduce_add_epi32(a);
+  sums[1] = _mm512_reduce_add_epi32(b);
+  return _mm512_cmp_ps_mask(bad, bad, _CMP_UNORD_Q) != 0 ? __builtin_nanf("") : m;
+#else
+  F32 most = F32::zero(), bad = F32::zero();
+  for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
+    const F32 v = F32::load(x + i);
+    most = max(most, max(v, F32::zero() - v));
+    bad = bad + v * F32::zero();  // NaN for NaN and infinity
+  }
+  const float m = reduce_max(most);
+  const F32 inverse = F32::set(m > kTiny ? 127.0f / m : 0.0f);
+  sums[0] = sums[1] = 0;
+  for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
+    float rounded[F32::kLanes];
+    round(F32::load(x + i) * inverse).store(rounded);
+    for (int j = 0; j < F32::kLanes; ++j) {
+      // A NaN compares false: any byte will do.
+      const bool fits = rounded[j] >= -127.0f && rounded[j] <= 127.0f;
+      const int32_t byte = fits ? static_cast<int32_t>(rounded[j]) : 0;
+      q[i + j] = static_cast<int8_t>(byte);
+      sums[i / 16] += byte;
+    }
+  }
+  return m + reduce_add(bad);
+#endif
+}
+
 MAMBA_INLINE void to_bytes(const float* x, const panels::Layout& l, int64_t row, const Bytes& to) {
-  constexpr int64_t kBlock = panels::kBlock;
-  const int64_t group_size = kBlock / l.groups;
-  for (int64_t k = 0; k < to.K; k += kBlock) {
-    F32 most = F32::zero(), bad = F32::zero();
-    for (int64_t i = 0; i < kBlock; i += F32::kLanes) {
-      const F32 v = F32::load(x + k + i);
-      most = max(most, max(v, F32::zero() - v));
-      bad = bad + v * F32::zero();  // NaN for NaN and infinity
-    }
-    const float m = reduce_max(most);
-    const float inverse = m > 0x1p-100f ? 127.0f / m : 0.0f;
-    const float step = m / 127.0f + reduce_add(bad);
-    int8_t* q = to.q + row * to.K + k;
-    for (int64_t i = 0; i < kBlock; i += F32::kLanes) {
-      float rounded[F32::kLanes];
-      round(F32::load(x + k + i) * F32::set(inverse)).store(rounded);
-      for (int j = 0; j < F32::kLanes; ++j) {
-        // A NaN compares false: any byte will do, the step is NaN.
-        q[i + j] = rounded[j] >= -127.0f && rounded[j] <= 127.0f
-                       ? static_cast<int8_t>(static_cast<int32_t>(rounded[j]))
-                       : int8_t{0};
-      }
-    }
+  for (int64_t k = 0, at = row * to.groups; k < to.K; k += panels::kBlock, at += l.groups) {
+    int32_t sums[2];
+    const float step = block_to_bytes(x + k, to.q + row * to.K + k, sums) / 127.0f;
+    if (l.groups == 1) sums[0] += sums[1];
     for (int64_t g = 0; g < l.groups; ++g) {
-      int32_t sum = 0;
-      for (int64_t i = 0; i < group_size; ++i) sum += q[g * group_size + i];
-      const int64_t at = row * to.groups + k / group_size + g;
-      to.step[at] = step;
-      to.start[at] = -l.zero * sum;
-      to.total[at] = step * static_cast<float>(sum);
+      to.step[at + g] = step;
+      to.start[at + g] = -l.zero * sums[g];
+      to.total[at + g] = step * static_cast<float>(sums[g]);
     }
   }
 }
@@ -164,18 +185,11 @@ MAMBA_INLINE void to_bytes(const float* x, const panels::Layout& l, int64_t row,
 // --- A panel
 // ---------------------------------------------------------------------------------------
 
-// A share of the lines that follow kAhead bytes on, so that few rows find their weights in L1.
-template <int kBits>
-MAMBA_INLINE void prefetch_block(const uint8_t* at) {
-  constexpr int64_t kAhead = 4096;
-#pragma GCC unroll 9
-  for (int i = 0; i <= kBits; ++i) __builtin_prefetch(at + kAhead + 64 * i);
-}
-
 // acc[r, :] += groups of `blocks` blocks, for R rows of x from byte column 0 of `q` on.
-template <int R, bool kAdd, int kGroups, bool kPrefetch>
+// Meanwhile kLines lines a group are fetched from `ahead` on, so that memory works while we do.
+template <int R, bool kAdd, int kGroups, int kLines>
 MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e, const Bytes& x,
-                        int64_t row, int64_t first, float* acc) {
+                        int64_t row, int64_t first, const uint8_t* ahead, float* acc) {
   constexpr int kRows = panels::kRows, kLanes = F32::kLanes;
   constexpr int kQuads = 8 / kGroups;
   F32 sum[R][kVectors];
@@ -187,7 +201,8 @@ MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e,
   const int8_t* q = x.q + row * x.K + first * panels::kBlock;
   const int64_t at = row * x.groups + first * kGroups;
   for (int64_t g = 0; g < blocks * kGroups; ++g) {
-    if constexpr (kPrefetch) prefetch_block<8>(codes + g * kQuads * panels::kQuad);
+#pragma GCC unroll 9
+    for (int i = 0; i < kLines; ++i) __builtin_prefetch(ahead + (g * kLines + i) * 64);
     I32 exact[R][kVectors];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -242,28 +257,34 @@ void panel_times_rows(const uint8_t* panel, const panels::Layout& l, const Bytes
     const int64_t n = minimum(kRunBlocks, blocks - first);
     const uint8_t* codes = run;
     const uint8_t* scales = run + n * code_bytes;
-    run += panels::run_bytes(l, n);
     if constexpr (kBits < 8) {
       for (int64_t b = 0; b < n; ++b) {
-        prefetch_block<kBits>(codes + b * code_bytes);
         expand_block<kBits, kTableCodes>(codes + b * code_bytes, e.codes + b * 8 * panels::kQuad);
       }
     }
     expand_scales<kSuper, kAdd, kGroups>(scales, n, e);
     if constexpr (kBits < 8) codes = e.codes;
+    const uint8_t* ahead = run + 2 * panels::run_bytes(l, n);
+    run += panels::run_bytes(l, n);
     int64_t row = 0;
-    const auto some = [&]<int R>() {
-      micro<R, kAdd, kGroups, kBits == 8 && R <= 2>(n, codes, e, x, row, first, acc + row * kRows);
+    const auto some = [&]<int R, int kLines>() {
+      micro<R, kAdd, kGroups, kLines>(n, codes, e, x, row, first, ahead, acc + row * kRows);
       row += R;
     };
-    while (rows - row >= kMicroRows) some.template operator()<kMicroRows>();
+    // Codes of a block, and its scales: where rows are many, waiting for them does not count.
+    constexpr int kLines = (kBits + 1 + kGroups - 1) / kGroups;
+    if (rows <= kMicroRows) {
+      if (rows == kMicroRows) some.template operator()<kMicroRows, kLines>();
+    } else {
+      while (rows - row >= kMicroRows) some.template operator()<kMicroRows, 0>();
+    }
     if constexpr (kMicroRows > 4) {
-      if (rows - row >= 4) some.template operator()<4>();
+      if (rows - row >= 4) some.template operator()<4, kLines>();
     }
     if constexpr (kMicroRows > 2) {
-      if (rows - row >= 2) some.template operator()<2>();
+      if (rows - row >= 2) some.template operator()<2, kLines>();
     }
-    if (rows - row >= 1) some.template operator()<1>();
+    if (rows - row >= 1) some.template operator()<1, kLines>();
   }
 }
 

@@ -17,7 +17,8 @@ constexpr int kChunk = 8;           // states that stay in registers; N is padde
 constexpr int64_t kSlab = 128;      // channels of a task where they share B and C
 constexpr int64_t kOwnSlab = 64;    // ... where channels have B and C of their own
 constexpr int64_t kMinShared = 32;  // groups below this take the second way
-constexpr int64_t kParallelWork = 1 << 16;  // B L E N below which one thread is faster
+constexpr int64_t kParallelWork =
+    1 << 13;  // B L E N (states to update) below which one thread is faster
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLn2 = 0.69314718055994531f;
 
