@@ -313,7 +313,9 @@ struct Tiling {
 };
 
 MAMBA_INLINE Tiling tiling_of(const Problem& p) {
-  if (p.rows <= kRows && !p.a_transposed) return {kRows, (p.depth + 1) / 2 * 2, 4};
+  // Few panels one by one, so that all threads get some.
+  const int64_t few = p.cols <= 32 * kPanel ? 1 : 4;
+  if (p.rows <= kRows && !p.a_transposed) return {kRows, (p.depth + 1) / 2 * 2, few};
   return {kTileRows, kDepth, p.rows <= 8 * kTileRows ? 4 : 16};
 }
 
