@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/rng.h"
+#include "bench/speed.h"
 #include "device/memory.h"
 #include "model/network.h"
 #include "model/size_estimate.h"
@@ -57,15 +58,19 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
   return ids;
 }
 
-// Elements of all matrices that a token meets; the embedding counts as the head alone.
-int64_t matrix_elements(const Network& network) {
-  int64_t count = 0;
-  for (const ParamSpec& spec : network.table().specs()) {
-    const bool lookup =
-        spec.name == "backbone.embeddings.weight" && !network.config().tie_embeddings;
-    if (spec.matrix && !lookup) count += spec.count;
+// Of all matrices that a token meets; the embedding counts as the head alone.
+struct MatrixCost {
+  double elements = 0, bytes = 0;
+};
+MatrixCost matrix_cost(Model& model) {
+  MatrixCost cost;
+  for (const ParamSpec& spec : model.network().table().specs()) {
+    const bool lookup = spec.name == "backbone.embeddings.weight" && !model.config().tie_embeddings;
+    if (!spec.matrix || lookup) continue;
+    cost.elements += static_cast<double>(spec.count);
+    cost.bytes += stored_bytes(spec, model.dtype());
   }
-  return count;
+  return cost;
 }
 
 }  // namespace
@@ -122,10 +127,9 @@ ModelReport bench_model(const Config& config, const ModelOptions& options, int64
   report.prompt = prompt;
   State state = model.new_state(batch_size);
   report.state_bytes = state.bytes_per_sequence();
-  const double elements = static_cast<double>(matrix_elements(model.network()));
-  report.flops_per_token = 2 * elements;
-  report.decode_bytes = elements * static_cast<double>(dtype_size(model.dtype())) +
-                        2.0 * static_cast<double>(batch_size * report.state_bytes);
+  const MatrixCost cost = matrix_cost(model);
+  report.flops_per_token = 2 * cost.elements;
+  report.decode_bytes = cost.bytes + 2.0 * static_cast<double>(batch_size * report.state_bytes);
   const std::vector<int32_t> ids = random_tokens(batch_size * prompt, V);  // (B, prompt)
   std::vector<float> logits(static_cast<size_t>(batch_size * V));          // (B, V)
   report.prefill = measure(timing, [&] {
@@ -158,7 +162,10 @@ TrainReport bench_train(const Config& config, const ModelOptions& options, int64
   batch.targets = tokens.data() + 1;  // (B, L)
   TrainReport report;
   report.device = model.device_name();
+  report.isa = network.device().kernels().name;
+  report.model_type = model_type_name(model);
   report.threads = network.device().threads();
+  report.state_bytes = model.new_state(1).bytes_per_sequence();
   report.parameters = model.parameters();
   report.batch_size = batch_size;
   report.seq_len = seq_len;

@@ -44,8 +44,9 @@ ModelReport bench_model(const Config& config, const ModelOptions& options, int64
                         int64_t prompt, const MeasureOptions& timing);
 
 struct TrainReport {
-  std::string device;
+  std::string device, isa, model_type;
   int threads = 0;
+  int64_t state_bytes = 0;  // of one sequence
   int64_t parameters = 0, batch_size = 0, seq_len = 0;
   Measurement step;                      // forward, backward, gradient norm and update
   double first_loss = 0, last_loss = 0;  // nats a token, on one batch of random tokens

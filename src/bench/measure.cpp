@@ -22,8 +22,9 @@ Measurement measure(const MeasureOptions& options, const std::function<void()>& 
     times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
     total += times.back();
   }
-  std::sort(times.begin(), times.end());
   Measurement m;
+  m.samples = times;
+  std::sort(times.begin(), times.end());
   m.runs = static_cast<int64_t>(times.size());
   if (times.empty()) return m;
   const size_t n = times.size();

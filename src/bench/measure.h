@@ -4,13 +4,15 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace mamba {
 
 struct Measurement {
   int64_t runs = 0;
-  double median = 0, min = 0;  // seconds of one run
-  double spread = 0;           // (third quartile - first quartile) / median
+  double median = 0, min = 0;   // seconds of one run
+  double spread = 0;            // (third quartile - first quartile) / median
+  std::vector<double> samples;  // seconds of every run, in their order
 };
 
 struct MeasureOptions {

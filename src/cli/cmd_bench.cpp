@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mamba-cpp bench: kernels, a model's prefill and decode, and training steps, against limits of
-// this machine that are measured in the same run.
+// mamba-cpp bench: tests of models as llama-bench has them; and kernels, prefill and decode, and
+// training steps against limits of this machine that are measured in the same run.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -11,7 +11,10 @@
 #include "base/json.h"
 #include "bench/bench.h"
 #include "cli/args.h"
+#include "cli/bench_roofline.h"
+#include "cli/bench_speed.h"
 #include "cli/commands.h"
+#include "cli/option_info.h"
 #include "device/cpu_features.h"
 #include "device/device.h"
 #include "formats/hf_config.h"
@@ -245,7 +248,9 @@ void add_common(CLI::App& app, BenchFlags* f, bool with_dtype) {
 
 CommandRun add_bench(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("bench", "Measure speed on this machine");
-  app->require_subcommand(1);
+  app->require_subcommand(0, 1);
+  auto speed = std::make_shared<SpeedFlags>();
+  add_speed_options(*app, speed.get());
   auto flags = std::make_shared<BenchFlags>();
   BenchFlags* f = flags.get();
   CLI::App* kernel =
@@ -273,11 +278,35 @@ CommandRun add_bench(CLI::App& parent) {
   add_common(*train, f, true);
   add_examples(*train, {{"Tokens a second of training",
                          "mamba-cpp bench train mamba-130m --batch-size 4 --seq-len 512"}});
+  CLI::App* roofline =
+      app->add_subcommand("roofline", "Limits of this machine, and every kernel against them");
+  auto roof = std::make_shared<RooflineFlags>();
+  add_roofline_options(*roofline, roof.get(), *model->get_option("--dtype"));
+  add_examples(*roofline, {{"Every kernel and the steps of two models, as a picture",
+                            "mamba-cpp bench roofline --svg roofline.svg"}});
+  add_choice(*app, "--isa", &speed->isa, choices_of(*model->get_option("--isa")),
+             "Instruction set to run on; auto takes the best for this CPU");
+  const std::vector<std::string> dtypes = choices_of(*model->get_option("--dtype"));
+  add_text(*app, "--dtype", &speed->dtypes, model->get_option("--dtype")->get_type_name(),
+           "Types of the weight matrices, with commas between them")
+      ->default_str(speed->dtypes);
+  add_examples(*app, {{"A prompt of 512 tokens and 128 generated, in two types",
+                       "mamba-cpp bench -m mamba-130m --dtype f32,bf16"},
+                      {"Eight sequences together, and both behind 4,096 tokens, as JSON",
+                       "mamba-cpp bench -m MODEL -p 0 -n 64 --batch-sizes 1,8 -d 0,4096 -o json"}});
   return [=] {
     if (flags->json) flags->output = "json";
     if (kernel->parsed()) return run_kernel(*flags);
     if (model->parsed()) return run_model(*flags);
-    return run_train(*flags);
+    if (train->parsed()) return run_train(*flags);
+    if (roofline->parsed()) return run_roofline(*roof, dtypes);
+    if (speed->models.empty()) {
+      fail(ErrorCode::kInvalidArgument,
+           "[bench] expected --model MODEL or one of the commands {}, got none; {}",
+           fmt::join(command_names(*app), ", "), see_help(*app));
+    }
+    if (speed->json) speed->output = "json";
+    return run_speed(*speed, dtypes);
   };
 }
 

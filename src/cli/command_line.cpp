@@ -21,6 +21,12 @@ std::string with_dashes(std::string name) {
   return name;
 }
 
+// Flags of two or more letters behind one dash that people of llama.cpp type.
+bool is_long_with_one_dash(const std::string& word) {
+  const std::string name = word.substr(0, word.find('='));
+  return name == "-pg" || name == "-ub" || name == "-npl";
+}
+
 class WordReader {
  public:
   WordReader(CLI::App& root, const std::vector<std::string>& words) : words_(words) {
@@ -37,6 +43,8 @@ class WordReader {
       }
       if (word.size() > 2 && word.starts_with("--")) {
         read_long(word);
+      } else if (is_long_with_one_dash(word) && has_long("-" + word)) {
+        read_long("-" + word);
       } else if (word.size() > 1 && word[0] == '-' && !is_number(word)) {
         read_short(word);
       } else {
@@ -47,6 +55,10 @@ class WordReader {
   }
 
  private:
+  bool has_long(const std::string& word) const {
+    return line_.app->get_option_no_throw(word.substr(0, word.find('='))) != nullptr;
+  }
+
   // "-5" is a value, unless a command has a flag -5.
   bool is_number(const std::string& word) const {
     const bool digit = (word[1] >= '0' && word[1] <= '9') || word[1] == '.';

@@ -93,6 +93,11 @@ class HelpWriter {
   std::string text_;
 };
 
+// True for a command that does something without one of the commands below it.
+bool has_own_work(const CLI::App& app) {
+  return app.get_parent() != nullptr && app.get_require_subcommand_min() == 0;
+}
+
 std::string description_of(const CLI::Option& option) {
   std::string text = option.get_description();
   const std::string value = option.get_default_str();
@@ -141,7 +146,7 @@ void write_end(HelpWriter& out, const CLI::App& app, bool all) {
   if (!commands_of(app).empty()) {
     out.line(fmt::format("\n'{} COMMAND --help' shows the flags of a command.",
                          command_path(app, true)));
-    return;
+    if (!has_own_work(app)) return;
   }
   out.line("");
   if (!all && has_rare_flags(app)) {
@@ -164,7 +169,9 @@ void write_end(HelpWriter& out, const CLI::App& app, bool all) {
 
 std::string usage_line(const CLI::App& app) {
   std::string line = command_path(app, true);
-  if (!commands_of(app).empty()) return line + " COMMAND [FLAGS]";
+  if (!commands_of(app).empty()) {
+    return line + (has_own_work(app) ? " [COMMAND] [FLAGS]" : " COMMAND [FLAGS]");
+  }
   for (const CLI::Option* option : flags_of(app)) {
     if (option->get_required()) line += " " + flag_name(*option) + " " + option->get_type_name();
   }

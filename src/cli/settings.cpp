@@ -137,7 +137,7 @@ void add_program_flags(CLI::App& root) {
   add_color(root);
   for (CLI::App* app : all_commands(root)) {
     add_color(*app);
-    if (!commands_of(*app).empty()) continue;
+    if (app->get_require_subcommand_min() > 0) continue;
     app->add_option("--config", "Settings of this command: TOML, INI or JSON by names of flags")
         ->type_name("FILE")
         ->take_last();

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/svg.h"
+
 namespace mamba {
 namespace {
 
@@ -24,29 +26,6 @@ struct Panel {
   double x(double step) const { return kLeft + (kRight - kLeft) * step / last_step; }
   double y(double value) const { return bottom - (bottom - top) * (value - low) / (high - low); }
 };
-
-std::string escape_xml(const std::string& text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return out;
-}
 
 // Points that can be drawn, at most kMaxPoints: means of equal runs.
 std::vector<CurvePoint> thin(const std::vector<CurvePoint>& points) {
@@ -94,8 +73,7 @@ std::string dots(const Panel& panel, const std::vector<CurvePoint>& points, doub
 
 std::string text(double x, double y, const char* anchor, const std::string& words,
                  const char* css_class = "label") {
-  return fmt::format("<text class=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
-                     css_class, x, y, anchor, escape_xml(words));
+  return svg_text(x, y, anchor, words, css_class);
 }
 
 std::string sideways(double x, double y, const std::string& words) {
@@ -103,12 +81,6 @@ std::string sideways(double x, double y, const std::string& words) {
       "<text class=\"name\" text-anchor=\"middle\" transform=\"translate({:.1f} {:.1f}) "
       "rotate(-90)\">{}</text>\n",
       x, y, escape_xml(words));
-}
-
-std::string line(double x1, double y1, double x2, double y2, const char* css_class) {
-  return fmt::format(
-      "<line class=\"{}\" x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\"/>\n", css_class,
-      x1, y1, x2, y2);
 }
 
 // At most 7 characters, which is what the margins hold: 0.00015 -> "1.5e-4".
@@ -130,12 +102,12 @@ std::string step_label(double step) {
 std::string frame(const Panel& panel, const std::string& name, int wanted, bool step_labels) {
   std::string out;
   for (const double v : axis_ticks(panel.low, panel.high, wanted)) {
-    out += line(kLeft, panel.y(v), kRight, panel.y(v), "grid");
+    out += svg_line(kLeft, panel.y(v), kRight, panel.y(v), "grid");
     out += text(kLeft - 8, panel.y(v) + 4, "end", value_label(v));
   }
   for (const double s : axis_ticks(0, panel.last_step, 8)) {
     if (s != std::floor(s)) continue;
-    out += line(panel.x(s), panel.top, panel.x(s), panel.bottom, "grid");
+    out += svg_line(panel.x(s), panel.top, panel.x(s), panel.bottom, "grid");
     if (step_labels) out += text(panel.x(s), panel.bottom + 18, "middle", step_label(s));
   }
   out += fmt::format("<rect class=\"frame\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"/>\n",
@@ -171,7 +143,7 @@ void set_loss_range(Panel& panel, const std::vector<CurvePoint>& raw,
 // One entry of the legend, `row` from the top: beside the title, where no curve is.
 std::string legend(int row, const char* css_class, const std::string& words) {
   const double x = kRight - 300, y = row == 0 ? kTitle : kSubtitle;
-  return line(x, y - 4, x + 28, y - 4, css_class) + text(x + 38, y, "start", words, "legend");
+  return svg_line(x, y - 4, x + 28, y - 4, css_class) + text(x + 38, y, "start", words, "legend");
 }
 
 std::string loss_panel(const Panel& panel, const std::vector<CurvePoint>& raw,
@@ -181,7 +153,7 @@ std::string loss_panel(const Panel& panel, const std::vector<CurvePoint>& raw,
     const double low = panel.low * labels.bits_per_nat, high = panel.high * labels.bits_per_nat;
     for (const double v : axis_ticks(low, high, 6)) {
       const double y = panel.y(v / labels.bits_per_nat);
-      out += line(kRight, y, kRight + 5, y, "tick");
+      out += svg_line(kRight, y, kRight + 5, y, "tick");
       out += text(kRight + 9, y + 4, "start", value_label(v));
     }
     out += sideways(kWidth - 6, (panel.top + panel.bottom) / 2, "bits per byte");

@@ -166,6 +166,8 @@ PPL = ["eval", "ppl", "-m", "good", "-f", "text"]
 KL = ["eval", "kl", "good", "other", "-f", "text"]
 TASKS = ["eval", "tasks", "-m", "good", "--data", "evals", "--tasks"]
 
+BENCH = ["bench", "-m", "good"]
+
 # name, arguments, exit code, what the message must contain
 CASES = [
     ("unknown_command", ["genrate"], USAGE, ["genrate", "did you mean 'generate'"]),
@@ -181,7 +183,7 @@ CASES = [
      ["[--temp] expected one value, got 2; give it once"]),
     ("flag_without_value", GENERATE + ["--temp"], USAGE, ["[--temp] expected a value, got none"]),
     ("missing_subcommand", ["bench"], USAGE,
-     ["[bench] expected one of the commands kernel, model, train, got none"]),
+     ["[bench] expected --model MODEL or one of the commands kernel, model, train, roofline"]),
     ("missing_positional", ["verify"], USAGE, ["[verify] expected MODEL, got none"]),
     ("missing_model", ["generate", "-m", "nowhere", "-p", "x"], INPUT, ["nowhere"]),
     ("model_is_text", ["generate", "-m", "text", "-p", "x"], INPUT, ["text"]),
@@ -311,6 +313,24 @@ CASES = [
     ("bench_size_text", ["bench", "kernel", "scan_step", "--shape", "B=x"], USAGE, ["--shape", "x"]),
     ("bench_size_alone", ["bench", "kernel", "all", "--shape", "B=2"], USAGE, ["--shape"]),
     ("bench_preset", ["bench", "model", "nothing"], USAGE, ["nothing", "mamba-130m"]),
+    ("bench_model", ["bench", "-m", "nothing"], USAGE, ["nothing", "mamba-130m"]),
+    ("bench_list", [*BENCH, "-p", "8,x"], USAGE, ["--n-prompt", "'x'"]),
+    ("bench_list_empty", [*BENCH, "-p", ""], USAGE, ["--n-prompt", "''"]),
+    ("bench_range_back", [*BENCH, "-n", "8-4"], USAGE, ["--n-gen", "smaller", "'8-4'"]),
+    ("bench_range_step", [*BENCH, "-n", "1-4+0"], USAGE, ["--n-gen", "1..", "'0'"]),
+    ("bench_range_times", [*BENCH, "-p", "0-4*2"], USAGE, ["--n-prompt", "above 0"]),
+    ("bench_range_open", [*BENCH, "-d", "4-"], USAGE, ["--n-depth", "''"]),
+    ("bench_range_long", [*BENCH, "-p", "1-100000"], USAGE, ["--n-prompt", "at most 1000"]),
+    ("bench_no_test", [*BENCH, "-p", "0", "-n", "0"], USAGE, ["--train", "no tokens"]),
+    ("bench_pairs", [*BENCH, "-pg", "512"], USAGE, ["--pg", "'512,128'", "'512'"]),
+    ("bench_train_pair", [*BENCH, "--train", "8"], USAGE, ["--train", "'8x256'", "'8'"]),
+    ("bench_dtype", [*BENCH, "--dtype", "f32,bf61"], USAGE, ["--dtype", "did you mean 'bf16'"]),
+    ("bench_batch_zero", [*BENCH, "-npl", "0"], USAGE, ["--batch-sizes", "1..", "'0'"]),
+    ("bench_form", [*BENCH, "-o", "sql"], USAGE, ["md, csv, json, jsonl", "sql"]),
+    ("bench_broken", ["bench", "-m", "truncated"], INPUT, ["truncated"]),
+    ("roofline_model", ["bench", "roofline", "-m", "nothing"], USAGE, ["nothing", "mamba-130m"]),
+    ("roofline_dtype", ["bench", "roofline", "--dtype", "f8"], USAGE, ["--dtype", "'f8'"]),
+    ("roofline_svg", ["bench", "roofline", "--svg", "no/such/folder.svg"], INPUT, ["no/such"]),
     ("bench_output", ["bench", "train", "good", "-o", "xml"], USAGE, ["xml", "json"]),
     ("train_data_missing", [*TRAIN[:4], "nowhere", *TRAIN[5:]], INPUT, ["nowhere"]),
     ("train_data_empty", [*TRAIN[:4], "empty", *TRAIN[5:]], INPUT, ["empty"]),

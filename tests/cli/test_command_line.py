@@ -92,7 +92,7 @@ class CommandLine(unittest.TestCase):
         out, error = run(code=2)
         self.assertEqual(out, "")
         self.assertEqual(error, run("--help")[0])
-        self.assertIn("kernel, model, train", self.complaint("bench"))
+        self.assertIn("kernel, model, train, roofline", self.complaint("bench"))
 
     # Names of flags
 
@@ -317,7 +317,7 @@ class Completion(unittest.TestCase):
     def test_bash(self):
         offers = bash_completions
         self.assertEqual(offers("mamba-cpp gen"), ["generate"])
-        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "train"])
+        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "roofline", "train"])
         self.assertEqual(offers("mamba-cpp train --learn"), ["--learning-rate"])
         self.assertIn("-t", offers("mamba-cpp train -"))
         self.assertEqual(offers("mamba-cpp eval ppl --dtype b"), ["bf16"])
@@ -377,7 +377,7 @@ class Completion(unittest.TestCase):
             self.assertEqual(result.stderr, b"")
             return [text.split("\t")[0] for text in result.stdout.decode().splitlines()]
         self.assertEqual(offers("mamba-cpp gen"), ["generate"])
-        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "train"])
+        self.assertEqual(sorted(offers("mamba-cpp bench ")), ["kernel", "model", "roofline", "train"])
         self.assertEqual(offers("mamba-cpp train --learn"), ["--learning-rate"])
         self.assertEqual(offers("mamba-cpp eval ppl --dtype b"), ["bf16"])
         self.assertEqual(offers("mamba-cpp completion z"), ["zsh"])

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The picture of compare_cpu.py: a bar for each ratio, from 1 to the right where mamba-cpp is faster
+and to the left where it is slower, on a logarithmic axis."""
+
+import html
+import math
+
+from . import engines
+
+WIDTH, LEFT, RIGHT, TOP, ROW = 900, 330, 720, 84, 20
+COLOURS = {"f32": "#1763c6", "bf16": "#d4490c", "8bit": "#4f7a28", "4bit": "#7a3fa0"}
+STYLE = """<style>
+text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
+.title { font-size: 18px; font-weight: 600; fill: #1c2430; }
+.note { font-size: 12px; fill: #5a6675; }
+.row { font-size: 12px; fill: #1c2430; }
+.missing { font-size: 12px; fill: #8a94a3; font-style: italic; }
+.grid { stroke: #e6e9ee; } .one { stroke: #46505e; stroke-width: 1.5; }
+.range { stroke: #1c2430; stroke-width: 1; }
+</style>
+"""
+
+
+def ticks(low, high):
+    steps = [m * 10 ** e for e in range(-2, 4) for m in (1, 2, 5)]
+    return [t for t in steps if low <= t <= high]
+
+
+def text(x, y, words, css="row", anchor="start"):
+    return (f'<text class="{css}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+            f"{html.escape(words)}</text>\n")
+
+
+def bar(row, y, x):
+    """A bar with its range; x maps a ratio to pixels."""
+    result = row["summary"]
+    out = text(LEFT - 10, y + 4, engines.label(row), anchor="end")
+    if result is None:
+        return out + text(x(1) + 6, y + 4, "missing: " + (row["missing"] or "not measured"), "missing")
+    begin, end = sorted((x(1), x(result["ratio"])))
+    out += (f'<rect fill="{COLOURS[row["type"]]}" x="{begin:.1f}" y="{y - 6:.1f}" '
+            f'width="{max(end - begin, 0.5):.1f}" height="12"/>\n')
+    out += (f'<line class="range" x1="{x(result["low"]):.1f}" x2="{x(result["high"]):.1f}" '
+            f'y1="{y:.1f}" y2="{y:.1f}"/>\n')
+    figures = (f"{result['ratio']:.2f}x   {result['ours']:,.0f} / {result['theirs']:,.0f} "
+               f"{engines.unit(row)}")
+    return out + text(RIGHT + 12, y + 4, figures)
+
+
+def draw(results):
+    rows = results["rows"]
+    done = [row["summary"] for row in rows if row["summary"]]
+    low = min([0.5] + [r["low"] for r in done]) / 1.1
+    high = max([2.0] + [r["high"] for r in done]) * 1.1
+
+    def x(ratio):
+        return LEFT + (RIGHT - LEFT) * math.log(ratio / low) / math.log(high / low)
+
+    bottom = TOP + ROW * len(rows)
+    title = f"{results['version']} beside its rivals, {results['threads']} threads"
+    out = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 40}" '
+           f'width="{WIDTH}" height="{bottom + 40}" role="img">\n<title>{html.escape(title)}</title>\n'
+           f'{STYLE}<rect width="{WIDTH}" height="{bottom + 40}" fill="#ffffff"/>\n')
+    out += text(20, 32, title, "title")
+    out += text(20, 54, f"{results['cpu']}; pinned, in turn, median of {results['rounds']} rounds "
+                "with its range; right of 1: mamba-cpp is faster or smaller", "note")
+    for tick in ticks(low, high):
+        css = "one" if tick == 1 else "grid"
+        out += (f'<line class="{css}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 8}" '
+                f'y2="{bottom}"/>\n') + text(x(tick), bottom + 18, f"{tick:g}x", "note", "middle")
+    for i, row in enumerate(rows):
+        out += bar(row, TOP + ROW * i + 4, x)
+    return out + "</svg>\n"

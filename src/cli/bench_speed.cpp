@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// The grid of tests: for each model, dtype and number of threads the weights are loaded once.
+#include "cli/bench_speed.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/check.h"
+#include "bench/bench.h"
+#include "bench/speed.h"
+#include "cli/bench_report.h"
+#include "cli/number_lists.h"
+#include "formats/hf_config.h"
+#include "model/network.h"
+
+namespace mamba::cli {
+namespace {
+
+constexpr int64_t kMostTokens = 16'777'216;
+
+// Everything that was asked for, checked before the first model is loaded.
+struct Grid {
+  std::vector<std::string> models, dtypes;
+  std::vector<int64_t> threads, depth, batch, ubatch, sequences, prompt, gen;
+  std::vector<std::pair<int64_t, int64_t>> prompt_gen, train;
+};
+
+Grid grid_of(const SpeedFlags& f, const std::vector<std::string>& dtypes) {
+  Grid g;
+  g.models = model_list(f.models);
+  g.dtypes = dtype_list(f.dtypes, dtypes);
+  g.threads = parse_int_ranges("--threads", f.threads, 0, 1024);
+  g.depth = parse_int_ranges("--n-depth", f.depth, 0, kMostTokens);
+  g.batch = parse_int_ranges("--batch-size", f.batch, 1, kMostTokens);
+  g.ubatch = parse_int_ranges("--ubatch-size", f.ubatch, 1, kMostTokens);
+  g.sequences = parse_int_ranges("--batch-sizes", f.sequences, 1, 65536);
+  g.prompt = parse_int_ranges("--n-prompt", f.prompt, 0, kMostTokens);
+  g.gen = parse_int_ranges("--n-gen", f.gen, 0, kMostTokens);
+  if (!f.prompt_gen.empty()) g.prompt_gen = parse_pairs("--pg", f.prompt_gen, kMostTokens);
+  if (!f.train.empty()) g.train = parse_products("--train", f.train, kMostTokens);
+  std::erase(g.prompt, 0);
+  std::erase(g.gen, 0);
+  if (g.prompt.empty() && g.gen.empty() && g.prompt_gen.empty() && g.train.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--n-prompt] expected a test, got no tokens of any kind; give -p, -n, -pg or --train");
+  }
+  return g;
+}
+
+class SpeedCommand {
+ public:
+  SpeedCommand(const SpeedFlags& flags, const std::vector<std::string>& dtypes)
+      : flags_(flags), grid_(grid_of(flags, dtypes)), report_(flags.output) {
+    options_.repetitions = flags.repetitions;
+    options_.warm_up = !flags.no_warm_up;
+    options_.poll = [] {
+      if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
+    };
+  }
+
+  int run() {
+    catch_interrupt();
+    bool begun = false;
+    for (const std::string& path : grid_.models) {
+      for (const std::string& dtype : grid_.dtypes) {
+        for (const int64_t threads : grid_.threads) {
+          const RunOptions run = {flags_.isa, threads, dtype};
+          const auto begin = [&] {  // once the first model is there: an error prints nothing else
+            if (!begun) write_output(report_.begin());
+            begun = true;
+          };
+          run_inference(path, run, begin);
+          run_training(path, run, begin);
+        }
+      }
+    }
+    write_output(report_.end());
+    return 0;
+  }
+
+ private:
+  // One row for a model, with what does not change from test to test.
+  static BenchRow first_row(const std::string& path, const RunOptions& run, BenchModel& bench) {
+    Model& model = bench.model;
+    BenchRow row;
+    row.model_filename = path;
+    row.model_type = model_type_name(model);
+    row.model_size = static_cast<int64_t>(weight_bytes(model));
+    row.model_n_params = model.parameters();
+    row.random_weights = bench.random;
+    row.backend = model.device_name();
+    row.isa = model.network().device().kernels().name;
+    row.dtype = run.dtype;
+    row.n_threads = model.network().device().threads();
+    row.load_seconds = bench.load_seconds;
+    row.state_bytes = model.new_state(1).bytes_per_sequence();
+    return row;
+  }
+
+  std::vector<SpeedTest> tests_of(int64_t depth, int64_t sequences, int64_t chunk) const {
+    std::vector<SpeedTest> tests;
+    for (const int64_t p : grid_.prompt) tests.push_back({p, 0, depth, sequences, chunk});
+    for (const int64_t n : grid_.gen) tests.push_back({0, n, depth, sequences, chunk});
+    for (const auto& [p, n] : grid_.prompt_gen) tests.push_back({p, n, depth, sequences, chunk});
+    return tests;
+  }
+
+  template <class Begin>
+  void run_inference(const std::string& path, const RunOptions& run, const Begin& begin) {
+    if (grid_.prompt.empty() && grid_.gen.empty() && grid_.prompt_gen.empty()) return;
+    reset_peak_rss();
+    BenchModel bench = open_bench_model(path, model_options(run));
+    begin();
+    const BenchRow first = first_row(path, run, bench);
+    for (const int64_t depth : grid_.depth) {
+      for (const int64_t batch : grid_.batch) {
+        for (const int64_t ubatch : grid_.ubatch) {
+          for (const int64_t sequences : grid_.sequences) {
+            BenchRow row = first;
+            row.n_batch = batch;
+            row.n_ubatch = ubatch;
+            for (const SpeedTest& test : tests_of(depth, sequences, std::min(batch, ubatch))) {
+              run_test(bench.model, test, row);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  void run_test(Model& model, const SpeedTest& test, BenchRow row) {
+    row.test = test.name();
+    row.n_prompt = test.prompt;
+    row.n_gen = test.gen;
+    row.n_depth = test.depth;
+    row.n_sequences = test.sequences;
+    row.tokens = test.tokens();
+    row.seconds = time_speed(model, test, options_);
+    row.peak_rss = peak_rss_bytes();
+    write_output(report_.row(row));
+  }
+
+  template <class Begin>
+  void run_training(const std::string& path, const RunOptions& run, const Begin& begin) {
+    for (const auto& [batch, length] : grid_.train) {
+      options_.poll();
+      reset_peak_rss();
+      const TrainReport r =
+          bench_train(load_config(path), model_options(run), batch, length, flags_.repetitions);
+      begin();
+      BenchRow row;
+      row.model_filename = path;
+      row.model_type = r.model_type;
+      row.model_size = 4 * r.parameters;
+      row.model_n_params = r.parameters;
+      row.random_weights = true;
+      row.backend = r.device;
+      row.isa = r.isa;
+      row.dtype = run.dtype;
+      row.n_threads = r.threads;
+      row.n_batch = row.n_ubatch = batch * length;
+      row.test = fmt::format("train {}x{}", batch, length);
+      row.n_train = length;
+      row.n_sequences = batch;
+      row.tokens = batch * length;
+      row.seconds = r.step.samples;
+      row.state_bytes = r.state_bytes;
+      row.peak_rss = r.peak_rss_bytes;
+      write_output(report_.row(row));
+    }
+  }
+
+  const SpeedFlags& flags_;
+  Grid grid_;
+  BenchReport report_;
+  SpeedOptions options_;
+};
+
+}  // namespace
+
+std::vector<std::string> model_list(const std::string& text) {
+  std::error_code ignored;
+  if (std::filesystem::exists(text, ignored)) return {text};
+  return comma_items(text);
+}
+
+std::vector<std::string> dtype_list(const std::string& text,
+                                    const std::vector<std::string>& allowed) {
+  const std::vector<std::string> items = comma_items(text);
+  for (const std::string& item : items) {
+    if (std::find(allowed.begin(), allowed.end(), item) == allowed.end()) {
+      fail(ErrorCode::kInvalidArgument, "[--dtype] expected a list of {}, got '{}'{}",
+           fmt::join(allowed, ", "), item, did_you_mean(item, allowed));
+    }
+  }
+  return items;
+}
+
+std::vector<std::pair<int64_t, int64_t>> parse_products(const std::string& flag,
+                                                        const std::string& text, int64_t high) {
+  std::vector<std::pair<int64_t, int64_t>> pairs;
+  for (const std::string& item : comma_items(text)) {
+    const size_t x = item.find('x');
+    if (x == std::string::npos) {
+      fail(ErrorCode::kInvalidArgument, "[{}] expected sequences x tokens as in '8x256', got '{}'",
+           flag, item);
+    }
+    pairs.emplace_back(parse_int(flag, item.substr(0, x), 1, high),
+                       parse_int(flag, item.substr(x + 1), 1, high));
+  }
+  return pairs;
+}
+
+std::vector<std::pair<int64_t, int64_t>> parse_pairs(const std::string& flag,
+                                                     const std::string& text, int64_t high) {
+  const std::vector<int64_t> values = parse_int_list(flag, text, 1, high);
+  if (values.size() % 2 != 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "[{}] expected pairs of a prompt and tokens behind it as in '512,128', got '{}'", flag,
+         text);
+  }
+  std::vector<std::pair<int64_t, int64_t>> pairs;
+  for (size_t i = 0; i < values.size(); i += 2) pairs.emplace_back(values[i], values[i + 1]);
+  return pairs;
+}
+
+void add_speed_options(CLI::App& app, SpeedFlags* f) {
+  const auto list = [&](const char* flags, std::string* value, const char* help) {
+    return add_text(app, flags, value, "N[,N]", help)->default_str(*value)->group("Tests");
+  };
+  add_text(app, "-m,--model", &f->models, "MODEL[,MODEL]",
+           "Folder or file of weights; of a configuration or preset random ones");
+  list("-p,--n-prompt", &f->prompt, "Tokens of a prompt; 0: no such test");
+  list("-n,--n-gen", &f->gen, "Tokens generated; 0: no such test");
+  add_text(app, "--pg", &f->prompt_gen, "P,N[,P,N]", "A prompt and tokens generated behind it")
+      ->group("Tests");
+  list("-d,--n-depth", &f->depth, "Tokens read before, not timed");
+  list("--batch-sizes,--npl", &f->sequences, "Sequences together; t/s is of all");
+  add_text(app, "--train", &f->train, "BxL[,BxL]", "Training steps: sequences x tokens")
+      ->group("Tests");
+  list("-b,--batch-size", &f->batch, "Tokens of a prompt given at once");
+  list("--ubatch-size,--ub", &f->ubatch, "Tokens that go through the layers together");
+  add_int(app, "-r,--repetitions", &f->repetitions, 1, 10000, "Times that each test is timed")
+      ->group("Tests");
+  app.add_flag("--no-warmup", f->no_warm_up, "Time the first run too")->group("Tests");
+  add_text(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core")
+      ->default_str(f->threads);
+  add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl"}, "Form of the result");
+  app.add_flag("--json", f->json, "As -o json");
+}
+
+int run_speed(const SpeedFlags& flags, const std::vector<std::string>& dtypes) {
+  return SpeedCommand(flags, dtypes).run();
+}
+
+}  // namespace mamba::cli

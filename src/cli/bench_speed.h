@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// mamba-cpp bench -m MODEL: llama-bench's tests, and those that it has not: several sequences
+// together, training steps, the time of loading, memory.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/args.h"
+
+namespace mamba::cli {
+
+struct SpeedFlags {
+  std::string models, prompt = "512", gen = "128", prompt_gen, depth = "0";
+  std::string batch = "2048", ubatch = "512", threads = "0", sequences = "1", train;
+  std::string dtypes = "f32", isa = "auto", output = "md";
+  int64_t repetitions = 5;
+  bool no_warm_up = false, json = false;
+};
+
+void add_speed_options(CLI::App& app, SpeedFlags* flags);
+// `dtypes`: the words that --dtype may list.
+int run_speed(const SpeedFlags& flags, const std::vector<std::string>& dtypes);
+
+// Names of models between commas, unless there is a file or folder of the whole name.
+std::vector<std::string> model_list(const std::string& text);
+// Words of --dtype between commas.
+std::vector<std::string> dtype_list(const std::string& text,
+                                    const std::vector<std::string>& allowed);
+// "8x256,2x512" as pairs of numbers in 1..high, and "512,128,1024,64".
+std::vector<std::pair<int64_t, int64_t>> parse_products(const std::string& flag,
+                                                        const std::string& text, int64_t high);
+std::vector<std::pair<int64_t, int64_t>> parse_pairs(const std::string& flag,
+                                                     const std::string& text, int64_t high);
+
+}  // namespace mamba::cli

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`mamba-cpp bench` as llama-bench has it: tests, columns, fields, ranges; and `bench roofline`.
+
+Usage: bench_cli.py PROGRAM
+"""
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.dom.minidom
+
+import models
+
+PROGRAM = os.path.abspath(sys.argv[1])
+
+# llama-bench's, in its order, then ours.
+FIELDS = ("build_commit build_number cpu_info gpu_info backends model_filename model_type model_size "
+          "model_n_params n_batch n_ubatch n_threads n_prompt n_gen n_depth test_time avg_ns stddev_ns "
+          "avg_ts stddev_ts samples_ns samples_ts test n_train n_sequences dtype isa state_bytes "
+          "peak_rss load_ns random_weights").split()
+
+
+def run(*arguments, code=0):
+    result = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, timeout=300)
+    if result.returncode != code:
+        raise AssertionError(f"{arguments}: {result.returncode}\n{result.stdout}{result.stderr}")
+    return result.stdout if code == 0 else result.stderr
+
+
+def bench(*arguments):
+    repetitions = () if "-r" in arguments else ("-r", "2")
+    return run("bench", "-m", "model", "-t", "1", *repetitions, *arguments)
+
+
+def rows(*arguments):
+    return json.loads(bench("-o", "json", *arguments))
+
+
+class BenchTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        os.chdir(cls.folder.name)
+        models.byte_model(PROGRAM, "model")
+        shutil.copy("model/config.json", "config.json")
+
+    @classmethod
+    def tearDownClass(cls):
+        os.chdir("/")
+        cls.folder.cleanup()
+
+    def test_default_tests_and_fields_of_json(self):
+        prompt, generated = rows()
+        self.assertEqual((prompt["test"], generated["test"]), ("pp512", "tg128"))
+        self.assertEqual(list(prompt), FIELDS)
+        for row, tokens in ((prompt, 512), (generated, 128)):
+            self.assertEqual(len(row["samples_ns"]), 2)
+            for ns, rate in zip(row["samples_ns"], row["samples_ts"]):
+                self.assertAlmostEqual(ns * rate, tokens * 1e9, delta=tokens * rate)
+            mean = sum(row["samples_ts"]) / 2
+            self.assertAlmostEqual(row["avg_ts"], mean, delta=1e-9 * mean)
+            self.assertAlmostEqual(row["stddev_ts"],
+                                   abs(row["samples_ts"][0] - mean) * 2 ** 0.5, delta=1e-9 * mean)
+        self.assertEqual(prompt["model_size"], 4 * prompt["model_n_params"])
+        self.assertGreater(prompt["load_ns"], 0)
+        self.assertGreater(prompt["peak_rss"], prompt["model_size"])
+        self.assertGreater(prompt["state_bytes"], 0)
+        self.assertFalse(prompt["random_weights"])
+        self.assertEqual((prompt["n_threads"], prompt["n_batch"], prompt["n_ubatch"]), (1, 2048, 512))
+
+    def test_lists_and_ranges(self):
+        def tests(*arguments):
+            return [row["test"] for row in rows("-r", "1", *arguments)]
+        self.assertEqual(tests("-p", "1-3,8-40+16,2-8*2", "-n", "0"),
+                         ["pp1", "pp2", "pp3", "pp8", "pp24", "pp40", "pp2", "pp4", "pp8"])
+        self.assertEqual(tests("-p", "0", "-n", "2", "-d", "0,5"), ["tg2", "tg2 @ d5"])
+        self.assertEqual(tests("-p", "0", "-n", "0", "-pg", "4,2,8,1"), ["pp4+tg2", "pp8+tg1"])
+        self.assertEqual(tests("-p", "4", "-n", "2", "-npl", "1,3"),
+                         ["pp4", "tg2", "pp4 x3", "tg2 x3"])
+
+    def test_sequences_together_count_together(self):
+        one, three = rows("-p", "0", "-n", "4", "--batch-sizes", "1,3")
+        self.assertEqual((one["n_sequences"], three["n_sequences"]), (1, 3))
+        for row in (one, three):
+            for ns, rate in zip(row["samples_ns"], row["samples_ts"]):
+                self.assertAlmostEqual(ns * rate, 4e9 * row["n_sequences"], delta=20 * rate)
+
+    def test_types_threads_and_batches_make_rows(self):
+        found = rows("-p", "8", "-n", "0", "--dtype", "f32,bf16", "-b", "4,8", "-ub", "2")
+        self.assertEqual([(row["dtype"], row["n_batch"], row["n_ubatch"]) for row in found],
+                         [("f32", 4, 2), ("f32", 8, 2), ("bf16", 4, 2), ("bf16", 8, 2)])
+        self.assertLess(found[2]["model_size"], found[0]["model_size"])
+
+    def test_random_weights_of_a_config_and_training(self):
+        (prompt, train) = json.loads(run(
+            "bench", "-m", "config.json", "-p", "4", "-n", "0", "--train", "2x16", "-r", "3", "--json"))
+        self.assertTrue(prompt["random_weights"])
+        self.assertIsNone(prompt["load_ns"])
+        self.assertEqual((train["test"], train["n_train"], train["n_sequences"]),
+                         ("train 2x16", 16, 2))
+        self.assertEqual(len(train["samples_ns"]), 3)
+
+    def test_markdown(self):
+        text = bench("-p", "4", "-n", "2", "-d", "3")
+        lines = text.splitlines()
+        self.assertEqual([cell.strip() for cell in lines[0].split("|")[1:-1]],
+                         ["model", "size", "params", "backend", "threads", "dtype", "test", "t/s"])
+        self.assertEqual(len({len(line) for line in lines[:4]}), 1)  # the columns stand in line
+        self.assertRegex(lines[2], r"^\| mamba1 .*\| +pp4 @ d3 \| +[\d.]+ \u00b1 [\d.]+ \|$")
+        self.assertIn("tg2 @ d3", lines[3])
+        self.assertEqual([cell.strip() for cell in lines[5].split("|")[1:-1]],
+                         ["model", "dtype", "threads", "load", "weights", "state a sequence",
+                          "peak memory"])
+        self.assertRegex(lines[-1], r"^build: \w+ \(\d+\)$")
+
+    def test_csv_and_json_lines(self):
+        (row,) = csv.DictReader(bench("-p", "4", "-n", "0", "-o", "csv").splitlines())
+        self.assertEqual(list(row), [f for f in FIELDS if not f.startswith("samples")])
+        self.assertEqual((row["test"], row["n_prompt"]), ("pp4", "4"))
+        lines = bench("-p", "4,5", "-n", "0", "-o", "jsonl").splitlines()
+        self.assertEqual([json.loads(line)["test"] for line in lines], ["pp4", "pp5"])
+
+    def test_roofline(self):
+        out = json.loads(run("bench", "roofline", "-m", "config.json", "--dtype", "f32", "--seconds",
+                             "0", "-t", "1", "--no-kernels", "--svg", "roof.svg", "-o", "json"))
+        self.assertEqual([read["level"] for read in out["machine"]["read"]], ["L2", "L3", "memory"])
+        self.assertIn("f32", [rate["type"] for rate in out["machine"]["compute"]])
+        self.assertEqual([(p["name"], p["shape"]) for p in out["points"]],
+                         [("config.json f32 prefill", "L=512"), ("config.json f32 decode", "B=1"),
+                          ("config.json f32 decode", "B=8")])
+        for p in out["points"]:
+            self.assertAlmostEqual(p["flops"] / p["seconds"] * 1e-9, p["gflop_per_s"], places=6)
+            self.assertAlmostEqual(p["gflop_per_s"] / p["limit_gflop_per_s"], p["share_of_limit"],
+                                   places=6)
+        page = xml.dom.minidom.parse("roof.svg")
+        self.assertEqual(len(page.getElementsByTagName("rect")), 2 + 3)  # page, frame, points
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1] + sys.argv[2:], verbosity=1)
