@@ -52,6 +52,8 @@ def parse_arguments():
     parser.add_argument("--dtype-4bit", default="q4_0", help="ours, against the rival's Q4_0")
     parser.add_argument("--mamba-c", metavar="COMMAND",
                         help="a command line that runs mamba.c on a 130m model and prints tok/s")
+    parser.add_argument("--wait-idle", type=float, default=0, metavar="SECONDS",
+                        help="before each process, wait so long for other work to end")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="JSON of all samples")
     parser.add_argument("--svg", type=pathlib.Path, help="bars of all ratios")
     parser.add_argument("--draw", type=pathlib.Path, metavar="JSON",
@@ -85,7 +87,8 @@ def make_rows(args, ours):
         if missing is None and our_type not in ours.dtypes:
             missing = f"mamba-cpp has no --dtype {our_type} yet"
         rows.append({"test": test, "variant": variant, "type": kind, "rival": rival,
-                     "ours_type": our_type, "missing": missing, "ours": [], "theirs": []})
+                     "ours_type": our_type, "missing": missing, "ours": [], "theirs": [],
+                     "others": []})
 
     for variant in args.variants:
         for test in args.tests:
@@ -126,20 +129,20 @@ def measure(args, rows, ours, rivals):
             samples = {}
             try:
                 for side, engine in sides if round_number % 2 == 0 else sides[::-1]:
-                    samples[side] = engine.measure(row)
+                    samples[side] = engine.figure(row)
             except engines.Failed as error:
                 row["missing"] = str(error)
                 continue
             for side, value in samples.items():
                 row[side].append(value)
-            row.setdefault("loads", []).append(os.getloadavg()[0])
+            row["others"].append(max(engine.others for _, engine in sides))
             print(f"round {round_number + 1}/{args.rounds} {engines.label(row):46s} "
                   f"{samples['ours']:10.1f} {samples['theirs']:10.1f} "
-                  f"(load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+                  f"(others: {row['others'][-1]:.2f} CPUs)", file=sys.stderr, flush=True)
 
 
 def print_table(rows):
-    print(f"{'':46s} {'ours':>10s} {'rival':>10s} {'unit':6s} {'ratio':>7s}  (range)")
+    print(f"{'':46s} {'ours':>10s} {'rival':>10s} {'unit':6s} {'ratio':>7s}  (range), other work")
     for row in rows:
         result = engines.summary(row)
         if result is None:
@@ -147,7 +150,7 @@ def print_table(rows):
             continue
         print(f"{engines.label(row):46s} {result['ours']:10.1f} {result['theirs']:10.1f} "
               f"{engines.unit(row):6s} {result['ratio']:6.2f}x  "
-              f"({result['low']:.2f} to {result['high']:.2f})")
+              f"({result['low']:.2f} to {result['high']:.2f}), {result['others']:.2f} CPUs")
 
 
 def main():
@@ -159,6 +162,7 @@ def main():
     ours = engines.Ours(args, environment)
     rivals = {name: engines.RIVALS[name](args, environment) for name in args.rivals}
     rows = make_rows(args, ours)
+    ours.prepare([row for row in rows if not row["missing"]])
     for name, rival in rivals.items():
         wanted = [row for row in rows if row["rival"] == name and not row["missing"]]
         if wanted:

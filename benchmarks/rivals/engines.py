@@ -11,6 +11,9 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
+
+import compare_train
 
 from . import models
 
@@ -25,7 +28,7 @@ class Failed(Exception):
 
 def label(row):
     name = {"prefill": f"prefill {PROMPT}", "decode": "decode B1",
-            "batch": f"decode B{BATCH} in all"}.get(row["test"], row["test"])
+            "batch": f"decode B{BATCH} in all", "load": "start to 1st token"}.get(row["test"], row["test"])
     return f"{row['variant']} {name} {row['type']}, {row['rival']}"
 
 
@@ -44,7 +47,7 @@ def summary(row):
         return None
     ratios = [theirs / ours if less_is_better(row) else ours / theirs for ours, theirs in pairs]
     return {"ours": statistics.median(row["ours"]), "theirs": statistics.median(row["theirs"]),
-            "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+            "others": statistics.median(row["others"]), "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
 def cpu_name():
@@ -76,31 +79,74 @@ def pinned_environment(threads):
     return dict(os.environ, OMP_PROC_BIND="true", OMP_PLACES="cores", OMP_NUM_THREADS=str(threads))
 
 
-def run(command, environment):
-    """Standard output, standard error and the peak of resident bytes of a process."""
-    try:
-        process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env=environment)
-    except OSError as error:
-        raise Failed(f"{command[0]}: {error}") from error
-    errors = []
-    reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-    reader.start()
-    out = process.stdout.read()
-    reader.join()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        lines = errors[0].strip().splitlines() or ["no message"]
-        raise Failed(f"{pathlib.Path(command[0]).name} ended with {process.returncode}: {lines[-1]}")
-    return out, errors[0], usage.ru_maxrss * 1024
+def busy_seconds():
+    """Of all CPUs, since the machine started: not idle, not waiting for a disk."""
+    fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    ticks = [int(field) for field in fields[:8]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle(seconds):
+    """Returns once other work took less than a tenth of a CPU for half a second, or in the end."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        before = busy_seconds()
+        time.sleep(0.5)
+        if busy_seconds() - before < 0.05:
+            return
+
+
+class Result:
+    """Of a process: what it wrote, its peak of resident bytes, seconds from its start to its end, and
+    how many CPUs other work kept busy meanwhile."""
+
+    def __init__(self, command, environment):
+        busy, begin = busy_seconds(), time.perf_counter()
+        try:
+            process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                       env=environment)
+        except OSError as error:
+            raise Failed(f"{command[0]}: {error}") from error
+        errors = []
+        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
+        reader.start()
+        self.out = process.stdout.read()
+        reader.join()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.errors = errors[0]
+        self.seconds = time.perf_counter() - begin
+        self.peak_rss = usage.ru_maxrss * 1024
+        own = usage.ru_utime + usage.ru_stime
+        self.others = max(0.0, (busy_seconds() - busy - own) / self.seconds)
+        if process.returncode != 0:
+            lines = self.errors.strip().splitlines() or ["no message"]
+            name = pathlib.Path(command[0]).name
+            raise Failed(f"{name} ended with {process.returncode}: {lines[-1]}")
+
+
+def start_figure(test, result):
+    """Of a process that loads a model, reads four tokens and ends with the first one generated."""
+    return result.peak_rss / 2 ** 20 if test == "memory" else result.seconds * 1e3
 
 
 class Engine:
     def __init__(self, args, environment):
         self.args, self.environment = args, environment
         self.folder = args.folder / "models"
+        self.others = 0.0  # CPUs that other work kept busy in the worst process of the last row
+
+    def run(self, *command):
+        if self.args.wait_idle:
+            wait_until_idle(self.args.wait_idle)
+        result = Result(command, self.environment)
+        self.others = max(self.others, result.others)
+        return result
+
+    def figure(self, row):
+        self.others = 0.0
+        return self.measure(row)
 
     def prepare(self, rows):
         """Builds what the rows need; here nothing."""
@@ -112,44 +158,56 @@ class Engine:
 class Ours(Engine):
     def __init__(self, args, environment):
         super().__init__(args, environment)
-        out, _, _ = run([args.binary, "bench", "--help-all"], environment)
-        listed = re.search(r"--dtype ([a-z0-9_|]+)", out)
+        listed = re.search(r"--dtype ([a-z0-9_|]+)", self.run(args.binary, "bench", "--help-all").out)
         self.dtypes = listed.group(1).split("|") if listed else []
-        self.version = run([args.binary, "--version"], environment)[0].strip()
+        self.version = self.run(args.binary, "--version").out.strip()
 
-    def bench(self, row, *arguments):
-        out, _, _ = run([self.args.binary, "bench", "-m", self.model(row["variant"]), "--dtype",
-                         row["ours_type"], "-t", self.args.threads, "-o", "json", *arguments],
-                        self.environment)
-        return json.loads(out)[0]
+    def prepare(self, rows):
+        for row in rows:
+            if not row["test"].startswith("train"):
+                self.weights(row)
+
+    def weights(self, row):
+        """The folder of a row: of bf16 weights in bf16, else in f32."""
+        folder = self.model(row["variant"])
+        if row["ours_type"] != "bf16":
+            return folder
+        bf16 = folder.with_name(folder.name + "-bf16")
+        if not bf16.exists():
+            self.run(self.args.binary, "convert", folder, bf16, "--to", "hf", "--dtype", "bf16")
+        return bf16
+
+    def rate(self, row, *arguments):
+        result = self.run(self.args.binary, "bench", "-m", self.weights(row), "--dtype",
+                          row["ours_type"], "-t", self.args.threads, "-r", self.args.repetitions,
+                          "-o", "json", *arguments)
+        return statistics.median(json.loads(result.out)[0]["samples_ts"])
 
     def measure(self, row):
-        test, many = row["test"], ("-r", self.args.repetitions)
+        test = row["test"]
         if test.startswith("train"):
             return self.train(row)
         if test == "prefill":
-            return self.rate(self.bench(row, "-p", PROMPT, "-n", 0, *many))
+            return self.rate(row, "-p", PROMPT, "-n", 0)
         if test == "decode":
-            return self.rate(self.bench(row, "-p", 0, "-n", GENERATED, *many))
+            return self.rate(row, "-p", 0, "-n", GENERATED)
         if test == "batch":
-            return self.rate(self.bench(row, "-p", 0, "-n", BATCH_STEPS, "-d", BATCH_DEPTH,
-                                        "--batch-sizes", BATCH, *many))
-        one = self.bench(row, "-p", 0, "-n", 16, "-r", 1, "--no-warmup")
-        return one["load_ns"] * 1e-6 if test == "load" else one["peak_rss"] / 2 ** 20
-
-    @staticmethod
-    def rate(result):
-        return statistics.median(result["samples_ts"])
+            return self.rate(row, "-p", 0, "-n", BATCH_STEPS, "-d", BATCH_DEPTH, "--batch-sizes",
+                             BATCH)
+        return start_figure(test, self.run(
+            self.args.binary, "generate", "-m", self.weights(row), "--dtype", row["ours_type"], "-t",
+            self.args.threads, "--prompt-ids", "64,65,66,67", "-n", 1, "--temp", 0))
 
     def train(self, row):
-        import compare_train
         shape = row["test"].split()[1]
-        with_work = self.folder.parent / "train"
-        with_work.mkdir(parents=True, exist_ok=True)
-        result = compare_train.ours(self.args.binary, shape, row["variant"], self.args.threads,
-                                    row["ours_type"], with_work, self.environment)
         _, _, batch, length = compare_train.SHAPES[shape]
-        return batch * length / result["step"]["median_seconds"]
+        config = self.folder / f"{shape}-{row['variant']}.json"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(json.dumps(compare_train.config(shape, row["variant"])))
+        result = self.run(self.args.binary, "bench", "-m", config, "-p", 0, "-n", 0, "--train",
+                          f"{batch}x{length}", "--dtype", row["ours_type"], "-t", self.args.threads,
+                          "-r", compare_train.STEPS_OURS, "-o", "json")
+        return statistics.median(json.loads(result.out)[0]["samples_ts"])
 
 
 class Llama(Engine):
@@ -181,34 +239,27 @@ class Llama(Engine):
         test = row["test"]
         if test in ("prefill", "decode"):
             sizes = ("-p", PROMPT, "-n", 0) if test == "prefill" else ("-p", 0, "-n", GENERATED)
-            out, _, _ = run([self.program("llama-bench"), "-m", path, "-t", threads, *sizes, "-r",
-                             self.args.repetitions, "-o", "json"], self.environment)
-            return statistics.median(json.loads(out)[0]["samples_ts"])
+            result = self.run(self.program("llama-bench"), "-m", path, "-t", threads, *sizes, "-r",
+                              self.args.repetitions, "-o", "json")
+            return statistics.median(json.loads(result.out)[0]["samples_ts"])
         if test == "batch":
             rates = []
             for _ in range(self.args.repetitions):
-                out, _, _ = run([self.program("llama-batched-bench"), "-m", path, "-c", 2048, "-b",
-                                 2048, "-ub", 512, "-npp", BATCH_DEPTH, "-ntg", BATCH_STEPS, "-npl",
-                                 BATCH, "-t", threads, "-tb", threads, "--output-format", "jsonl"],
-                                self.environment)
-                line = next(text for text in out.splitlines() if text.startswith("{"))
+                result = self.run(self.program("llama-batched-bench"), "-m", path, "-c", 2048, "-b",
+                                  2048, "-ub", 512, "-npp", BATCH_DEPTH, "-ntg", BATCH_STEPS, "-npl",
+                                  BATCH, "-t", threads, "-tb", threads, "--output-format", "jsonl")
+                line = next(text for text in result.out.splitlines() if text.startswith("{"))
                 rates.append(json.loads(line)["speed_tg"])
             return statistics.median(rates)
-        _, errors, peak = run([self.program("llama-completion"), "-m", path, "-p", "abcd", "-n", 16,
-                               "-no-cnv", "-t", threads, "-c", 512, "--ignore-eos", "--no-warmup"],
-                              self.environment)
-        if test == "memory":
-            return peak / 2 ** 20
-        found = re.search(r"load time =\s*([\d.]+)", errors)
-        if not found:
-            raise Failed("llama-completion printed no load time")
-        return float(found.group(1))
+        return start_figure(test, self.run(
+            self.program("llama-completion"), "-m", path, "-p", "abcd", "-n", 1, "-no-cnv", "-t",
+            threads, "-c", 512, "--ignore-eos", "--no-warmup", "--temp", 0))
 
 
 class MambaC(Engine):
     def measure(self, row):
-        out, errors, _ = run(self.args.mamba_c.split(), self.environment)
-        found = re.findall(r"tok/s:?\s*([\d.]+)|([\d.]+)\s*tok/s", out + errors)
+        result = self.run(*self.args.mamba_c.split())
+        found = re.findall(r"tok/s:?\s*([\d.]+)|([\d.]+)\s*tok/s", result.out + result.errors)
         if not found:
             raise Failed("the command of --mamba-c printed no 'tok/s'")
         return float(found[-1][0] or found[-1][1])
@@ -219,10 +270,9 @@ class Torch(Engine):
 
     def measure(self, row):
         dtype = {"f32": "float32", "bf16": "bfloat16"}[row["type"]]
-        out, _, _ = run([sys.executable, HERE / "torch_rival.py", self.name,
-                         self.model(row["variant"]), dtype, self.args.threads, row["test"]],
-                        self.environment)
-        return json.loads(out)["tokens_per_s"]
+        result = self.run(sys.executable, HERE / "torch_rival.py", self.name,
+                          self.model(row["variant"]), dtype, self.args.threads, row["test"])
+        return json.loads(result.out)["tokens_per_s"]
 
 
 class MambaPy(Torch):
@@ -231,12 +281,11 @@ class MambaPy(Torch):
     def measure(self, row):
         if not row["test"].startswith("train"):
             return super().measure(row)
-        import compare_train
         shape = row["test"].split()[1]
-        out, _, _ = run([sys.executable, HERE.parent / "compare_train.py", "--rival", shape,
-                         "--threads", self.args.threads], self.environment)
+        result = self.run(sys.executable, HERE.parent / "compare_train.py", "--rival", shape,
+                          "--threads", self.args.threads)
         _, _, batch, length = compare_train.SHAPES[shape]
-        return batch * length / json.loads(out)["step"]["median_seconds"]
+        return batch * length / json.loads(result.out)["step"]["median_seconds"]
 
 
 class Transformers(Torch):

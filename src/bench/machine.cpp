@@ -216,6 +216,16 @@ double MachineLimits::compute(const std::string& type) const {
   return best;
 }
 
+MachineLimits best_of(MachineLimits a, const MachineLimits& b) {
+  for (size_t i = 0; i < a.reads.size() && i < b.reads.size(); ++i) {
+    a.reads[i].gb_per_s = std::max(a.reads[i].gb_per_s, b.reads[i].gb_per_s);
+  }
+  for (size_t i = 0; i < a.computes.size() && i < b.computes.size(); ++i) {
+    a.computes[i].gop_per_s = std::max(a.computes[i].gop_per_s, b.computes[i].gop_per_s);
+  }
+  return a;
+}
+
 double read_rate(const std::string& kernels, int64_t bytes, int threads, double seconds) {
   const int64_t part = bytes / 8 / threads / 64 * 64;  // words of a thread
   const AlignedBlock block(part * 8 * threads, "the bandwidth measurement");

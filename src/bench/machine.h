@@ -38,6 +38,9 @@ struct MachineLimits {
 MachineLimits measure_machine(const std::string& kernels, const std::vector<int>& threads,
                               double seconds);
 
+// The larger of each figure of two measurements of the same machine.
+MachineLimits best_of(MachineLimits a, const MachineLimits& b);
+
 // The best rate of a read of `bytes` of fresh memory, in GB/s.
 double read_rate(const std::string& kernels, int64_t bytes, int threads, double seconds);
 // Of one type, in GOP/s; 0 where the table has no such instruction.

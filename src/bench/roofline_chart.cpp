@@ -35,7 +35,7 @@ RooflinePoint point_of(const KernelEntry& entry, const Shape& shape, const Model
   return point;
 }
 
-constexpr double kWidth = 1240, kLeft = 74, kRight = 760, kTop = 64, kBottom = 640;
+constexpr double kWidth = 1380, kLeft = 74, kRight = 760, kTop = 64, kBottom = 640;
 
 // Of the picture: both axes are logarithmic.
 struct Axes {
@@ -220,7 +220,7 @@ std::string roofline_svg(const std::string& title, const MachineLimits& limits, 
   svg += fmt::format("<rect class=\"frame\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"/>\n",
                      kLeft, kTop, kRight - kLeft, kBottom - kTop);
   svg += svg_text(kRight + 50, kTop + 6, "start", "kernel or step", "head") +
-         svg_text(kWidth - 130, kTop + 6, "end", "GFLOP/s", "head") +
+         svg_text(kWidth - 120, kTop + 6, "end", "GFLOP/s", "head") +
          svg_text(kWidth - 20, kTop + 6, "end", "of its limit", "head");
   for (size_t i = 0; i < points.size(); ++i) {
     const RooflinePoint& p = points[i];
@@ -240,7 +240,7 @@ std::string roofline_svg(const std::string& title, const MachineLimits& limits, 
     }
     svg += svg_text(kRight + 42, y, "end", number, "label") +
            svg_text(kRight + 50, y, "start", p.name + "  " + p.shape, "row") +
-           svg_text(kWidth - 130, y, "end", fmt::format("{:.1f}", p.gflop_per_s()), "row") +
+           svg_text(kWidth - 120, y, "end", fmt::format("{:.1f}", p.gflop_per_s()), "row") +
            svg_text(kWidth - 20, y, "end",
                     fmt::format("{:.0f} % of {}", roof.share * 100, roof.limit), "row");
   }

@@ -102,28 +102,23 @@ int run_roofline(const RooflineFlags& flags, const std::vector<std::string>& dty
   const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
   const int threads = device->threads();
   const std::set<int> counts = {1, std::min(2, threads), threads};
-  const MachineLimits limits =
-      measure_machine(device->kernels().name, {counts.begin(), counts.end()}, flags.seconds);
-  const bool table = flags.output == "table" && !flags.json;
-  if (table) write_output(limits_text(limits));
-  std::vector<RooflinePoint> points;
-  OrderedJson json_points = OrderedJson::array();
-  const auto add = [&](const std::vector<RooflinePoint>& more) {
-    for (const RooflinePoint& p : more) {
-      const Roof roof = roof_of(p, limits, threads);
-      json_points.push_back(point_json(p, roof));
-      if (table) write_output(point_text(p, roof));
-      points.push_back(p);
-    }
+  const auto measure_limits_now = [&] {
+    return measure_machine(device->kernels().name, {counts.begin(), counts.end()}, flags.seconds);
   };
-  if (!flags.no_kernels) add(kernel_points(options, flags.seconds));
+  // Before and after: what other work takes from the one may not have troubled the other.
+  const MachineLimits before = measure_limits_now();
+  std::vector<RooflinePoint> points;
+  if (!flags.no_kernels) points = kernel_points(options, flags.seconds);
   for (const std::string& model : models) {
     for (const std::string& dtype : types) {
       RunOptions run = flags.run;
       run.dtype = dtype;
-      add(model_points(model, model_options(run), dtype, flags.seconds));
+      for (RooflinePoint& p : model_points(model, model_options(run), dtype, flags.seconds)) {
+        points.push_back(std::move(p));
+      }
     }
   }
+  const MachineLimits limits = best_of(before, measure_limits_now());
   if (!flags.svg.empty()) {
     const std::string title =
         fmt::format("mamba-cpp {} on {}, {} threads", MAMBA_VERSION, cpu_model_name(), threads);
@@ -131,13 +126,20 @@ int run_roofline(const RooflineFlags& flags, const std::vector<std::string>& dty
     file.append(roofline_svg(title, limits, threads, points));
     file.commit();
   }
-  if (!table) {
-    write_output(json_text(OrderedJson{{"version", MAMBA_VERSION},
-                                       {"device", device->name()},
-                                       {"threads", threads},
-                                       {"machine", limits_json(limits)},
-                                       {"points", json_points}}));
+  if (flags.output == "table" && !flags.json) {
+    write_output(limits_text(limits));
+    for (const RooflinePoint& p : points) {
+      write_output(point_text(p, roof_of(p, limits, threads)));
+    }
+    return 0;
   }
+  OrderedJson items = OrderedJson::array();
+  for (const RooflinePoint& p : points) items.push_back(point_json(p, roof_of(p, limits, threads)));
+  write_output(json_text(OrderedJson{{"version", MAMBA_VERSION},
+                                     {"device", device->name()},
+                                     {"threads", threads},
+                                     {"machine", limits_json(limits)},
+                                     {"points", items}}));
   return 0;
 }
 
