@@ -27,6 +27,7 @@
 
 #include "base/check.h"
 #include "formats/config_fields.h"
+#include "formats/gguf_model.h"
 #include "formats/mamba_c_file.h"
 #include "formats/weight_files.h"
 
@@ -379,6 +380,7 @@ Config parse_config(std::string_view text, const std::string& where,
 
 Config read_config(const std::string& path, std::vector<std::string>* warnings) {
   namespace fs = std::filesystem;
+  if (is_gguf_file(path)) return read_gguf_config(GgufFile(path));
   if (is_mamba_c_file(path)) return MambaCFile(path).config();
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);

@@ -165,22 +165,25 @@ int64_t count_elements(const TensorData& tensor) {
 
 int64_t count_bytes(const TensorData& tensor) {
   int64_t bytes = 0;
-  MAMBA_CHECK(!__builtin_mul_overflow(count_elements(tensor), dtype_size(tensor.dtype), &bytes));
+  const int64_t count = count_elements(tensor), block = block_elements(tensor.dtype);
+  MAMBA_CHECK(count % block == 0);
+  MAMBA_CHECK(!__builtin_mul_overflow(count / block, block_bytes(tensor.dtype), &bytes));
   MAMBA_CHECK(bytes == 0 || tensor.data != nullptr || tensor.fill != nullptr);
   return bytes;
 }
 
 void for_each_block(const TensorData& tensor,
                     const std::function<void(const void* bytes, size_t count)>& sink) {
-  const int64_t total = count_elements(tensor), size = dtype_size(tensor.dtype);
+  const int64_t total = count_elements(tensor);
   if (tensor.data != nullptr || total == 0) {
     return sink(tensor.data, static_cast<size_t>(count_bytes(tensor)));
   }
-  std::vector<char> block(static_cast<size_t>(std::min(total, kBlockElements) * size));
+  const int64_t largest = dtype_bytes(tensor.dtype, std::min(total, kBlockElements));
+  std::vector<char> block(static_cast<size_t>(largest));
   for (int64_t at = 0; at < total; at += kBlockElements) {
     const int64_t count = std::min(kBlockElements, total - at);
     tensor.fill(at, count, block.data());
-    sink(block.data(), static_cast<size_t>(count * size));
+    sink(block.data(), static_cast<size_t>(dtype_bytes(tensor.dtype, count)));
   }
 }
 

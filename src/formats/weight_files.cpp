@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "formats/gguf_model.h"
 #include "formats/mamba_c_file.h"
 #include "formats/safetensors.h"
 #include "formats/torch_zip.h"
@@ -54,7 +55,9 @@ void WeightFiles::open(const std::string& path) {
 }
 
 void WeightFiles::open_file(const std::string& path) {
-  if (is_mamba_c_file(path)) {
+  if (is_gguf_file(path)) {
+    shards_.push_back(std::make_unique<GgufModel>(path));
+  } else if (is_mamba_c_file(path)) {
     shards_.push_back(std::make_unique<MambaCFile>(path));
   } else if (path.ends_with(kTorchEnding) || is_zip_file(path)) {
     shards_.push_back(std::make_unique<TorchFile>(path));
@@ -84,6 +87,7 @@ void WeightFiles::rename_embedding() {
 }
 
 bool has_weights(const std::string& folder) {
+  if (is_gguf_file(folder) || is_mamba_c_file(folder)) return true;
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) return false;
   return std::any_of(std::begin(kCandidates), std::end(kCandidates), [&](const Candidate& c) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The weights of a model, whatever the form of their files: safetensors or torch, single or
-// sharded, or mamba.c's model.bin; under the tensor names of transformers in every case.
+// sharded, GGUF or mamba.c's model.bin; under the tensor names of transformers in every case.
 #pragma once
 
 #include <memory>
@@ -33,7 +33,8 @@ class WeightFiles : public TensorTable {
   bool state_spaces_names_ = false;
 };
 
-// True if there is one of the files that WeightFiles takes in a folder.
+// True if there is one of the files that WeightFiles takes in a folder, or for a GGUF file or
+// model.bin of mamba.c.
 bool has_weights(const std::string& folder);
 
 }  // namespace mamba
