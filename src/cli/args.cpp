@@ -22,6 +22,7 @@
 #include "base/check.h"
 #include "base/near_names.h"
 #include "tokenizer/files.h"
+#include "tokenizer/gguf_tokenizer.h"
 
 namespace mamba::cli {
 namespace {
@@ -193,7 +194,12 @@ std::unique_ptr<Tokenizer> tokenizer_of(const std::string& folder, const Config&
     if (why_none != nullptr) *why_none = std::move(reason);
     return nullptr;
   };
-  if (has("tokenizer.json") || has("vocab.json")) {
+  const bool gguf = is_gguf_file(folder);
+  if (gguf && !has_gguf_tokenizer(GgufFile(folder))) {
+    if (config.vocab_size == 256) return make_tokenizer("bytes");
+    return none(fmt::format("'{}' has no tokenizer", folder));
+  }
+  if (gguf || has("tokenizer.json") || has("vocab.json")) {
     try {
       tokenizer = load_tokenizer(folder);
     } catch (const Error& error) {

@@ -9,6 +9,7 @@
 #include "mamba/tokenizer.h"
 #include "tokenizer/bpe_tokenizer.h"
 #include "tokenizer/files.h"
+#include "tokenizer/gguf_tokenizer.h"
 #include "tokenizer/tokenizer_file.h"
 
 namespace mamba {
@@ -54,6 +55,7 @@ std::unique_ptr<Tokenizer> make_tokenizer(const std::string& name) {
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path) {
   if (path == "bytes" || says_bytes(path)) return make_tokenizer("bytes");
+  if (is_gguf_file(path)) return load_gguf_tokenizer(GgufFile(path));
   return std::make_unique<BpeTokenizer>(read_bpe_file(path));
 }
 

@@ -13,6 +13,8 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "formats/gguf.h"
+#include "tokenizer/gguf_tokenizer.h"
 
 namespace mamba {
 namespace {
@@ -168,7 +170,9 @@ ChatTemplate ChatTemplate::parse(const std::string& jinja, const std::string& na
 ChatTemplate ChatTemplate::load(const std::string& folder, const std::string& choice) {
   const std::string path = folder + "/tokenizer_config.json";
   const bool has_config = !folder.empty() && exists(path);
-  const Json config = has_config ? read_json_file(path) : Json::object();
+  const Json config = is_gguf_file(folder) ? tokenizer_config_of(GgufFile(folder))
+                      : has_config         ? read_json_file(path)
+                                           : Json::object();
   std::vector<std::pair<std::string, std::string>> own;
   if (!folder.empty()) own = templates_of(folder, config);
   const auto with_tokens = [&](const std::string& text, const std::string& name,

@@ -7,13 +7,14 @@
 #include "base/atomic_file.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
+#include "formats/gguf.h"
+#include "tokenizer/gguf_tokenizer.h"
 
 namespace mamba {
 
 namespace fs = std::filesystem;
 
 namespace {
-constexpr const char* kByteClass = "ByteTokenizer";
 constexpr const char* kTokenizerJson = "tokenizer.json";
 constexpr const char* kVocabulary = "vocab.json";
 constexpr const char* kChatTemplate = "chat_template.jinja";
@@ -21,6 +22,7 @@ constexpr const char* kChatTemplate = "chat_template.jinja";
 
 std::string tokenizer_folder(const std::string& path) {
   std::error_code ignored;
+  if (is_gguf_file(path)) return path;
   if (path == "bytes" || fs::is_directory(path, ignored)) return path == "bytes" ? "" : path;
   const std::string folder = fs::path(path).parent_path().string();
   return folder.empty() ? "." : folder;
@@ -28,7 +30,7 @@ std::string tokenizer_folder(const std::string& path) {
 
 std::vector<TokenizerFile> tokenizer_files(const std::string& path) {
   std::vector<TokenizerFile> files;
-  if (path == "bytes") return files;
+  if (path == "bytes" || is_gguf_file(path)) return files;
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);
   const fs::path folder = tokenizer_folder(path);
@@ -55,15 +57,16 @@ bool says_bytes(const std::string& folder) {
   const std::string path = folder + "/tokenizer_config.json";
   if (!fs::is_regular_file(path, ignored)) return false;
   const Json config = read_json_file(path);
-  return config.is_object() && config.value("tokenizer_class", Json()) == kByteClass;
+  return config.is_object() && config.value("tokenizer_class", Json()) == kByteTokenizerClass;
 }
 
 void copy_tokenizer_files(const std::string& path, const std::string& folder,
                           const std::string& chat_template) {
   if (path == "bytes") {
-    const Json config = {{"tokenizer_class", kByteClass}};
+    const Json config = {{"tokenizer_class", kByteTokenizerClass}};
     write_file_atomic(folder + "/tokenizer_config.json", config.dump(2) + "\n");
   }
+  if (is_gguf_file(path)) write_tokenizer_files(GgufFile(path), folder);
   for (const TokenizerFile& from : tokenizer_files(path)) {
     const fs::path to = fs::path(folder) / from.name;
     std::error_code ignored;

@@ -305,7 +305,10 @@ std::string text_of(const MappedFile& file) {
 }  // namespace
 
 BpeFile parse_tokenizer_json(std::string_view text, const std::string& where) {
-  const Json json = parse_json(text, where, kLimits);
+  return bpe_file_of(parse_json(text, where, kLimits), where);
+}
+
+BpeFile bpe_file_of(const Json& json, const std::string& where) {
   BpeFile file;
   file.name = where;
   const IdOf id_of = read_model(get_member(json, "model", where), where, &file);

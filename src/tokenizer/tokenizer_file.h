@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "tokenizer/bpe_tokenizer.h"
 
 namespace mamba {
@@ -14,6 +15,8 @@ BpeFile read_bpe_file(const std::string& path);
 
 // The text of a tokenizer.json; `where` names it in errors.
 BpeFile parse_tokenizer_json(std::string_view text, const std::string& where);
+// The same, parsed.
+BpeFile bpe_file_of(const Json& json, const std::string& where);
 // The texts of GPT-2's two files.
 BpeFile parse_gpt2_files(std::string_view vocabulary, std::string_view merges,
                          const std::string& where);
