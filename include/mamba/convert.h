@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Model folders from one form into the other: transformers and state-spaces, and from mamba.c.
+// Models from one form into another: transformers and state-spaces, and from GGUF and mamba.c.
 #pragma once
 
 #include <cstdint>
@@ -36,11 +36,11 @@ struct ConvertResult {
   std::vector<std::string> notices;  // what was left out or looks odd, one sentence each
 };
 
-// Writes the model at `in` (a folder of either form, or a model.bin of mamba.c) into the folder
-// `out`, which appears whole or not at all: weights tensor by tensor, config.json, the tokenizer's
-// files, generation_config.json and a model card. Tensors whose type does not change are equal by
-// bytes. Throws invalid_argument (out is not empty), bad_file, io, or unsupported naming what the
-// form cannot express or the tensor whose values the dtype cannot hold.
+// Writes the model at `in` (a folder of either form, a GGUF file or a model.bin of mamba.c) into
+// the folder `out`, which appears whole or not at all: weights tensor by tensor, config.json, the
+// tokenizer's files, generation_config.json and a model card. Tensors whose type does not change
+// are equal by bytes. Throws invalid_argument (out is not empty), bad_file, io, or unsupported
+// naming what the form cannot express or the tensor whose values the dtype cannot hold.
 ConvertResult convert_model(const std::string& in, const std::string& out,
                             const ConvertOptions& options);
 

@@ -14,7 +14,6 @@
 #include "cli/commands.h"
 #include "formats/config_fields.h"
 #include "formats/hf_config.h"
-#include "formats/mamba_c_file.h"
 #include "formats/weight_files.h"
 #include "model/parameter_table.h"
 #include "model/size_estimate.h"
@@ -148,7 +147,7 @@ int run_inspect(const InspectFlags& flags) {
   Inspection r;
   r.config = load_config(flags.path, &r.warnings);
   r.config.validate();
-  r.weights = has_weights(flags.path) || is_mamba_c_file(flags.path);
+  r.weights = has_weights(flags.path);
   r.tensors = r.weights ? stored_tensors(flags.path, r.config) : expected_tensors(r.config);
   r.parameters = parameter_count(r.config);
   r.sizes = estimate_sizes(r.config, *Device::create(), flags.batch_size, flags.seq_len);
@@ -162,7 +161,8 @@ CommandRun add_inspect(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("inspect", "Show what a model is and what it needs");
   auto flags = std::make_shared<InspectFlags>();
   InspectFlags* f = flags.get();
-  add_text(*app, "path", &f->path, "PATH", "Model folder (weights or not), config file or preset")
+  add_text(*app, "path", &f->path, "PATH",
+           "Model folder (weights or not), .gguf, config file or preset")
       ->required();
   add_int(*app, "--batch-size", &f->batch_size, 1, 65536,
           "Of the training step whose memory is shown");

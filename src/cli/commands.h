@@ -19,6 +19,8 @@ CommandRun add_inspect(CLI::App& parent);
 CommandRun add_tokenize(CLI::App& parent);
 CommandRun add_tokenizer(CLI::App& parent);
 CommandRun add_convert(CLI::App& parent);
+CommandRun add_quantize(CLI::App& parent);
+CommandRun add_imatrix(CLI::App& parent);
 CommandRun add_bench(CLI::App& parent);
 CommandRun add_help(CLI::App& parent);
 CommandRun add_completion(CLI::App& parent);

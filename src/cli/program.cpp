@@ -26,6 +26,8 @@ constexpr CommandEntry kCommands[] = {
     {"Use a model", add_chat},
     {"Make a model", add_train},
     {"Make a model", add_convert},
+    {"Make a model", add_quantize},
+    {"Make a model", add_imatrix},
     {"Look at models", add_eval},
     {"Look at models", add_verify},
     {"Look at models", add_inspect},

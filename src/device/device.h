@@ -31,6 +31,8 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   const Kernels& kernels() const { return *kernels_; }
+  // Another table, which must outlive the device: to watch what is called (model/activations.h).
+  void set_kernels(const Kernels& kernels) { kernels_ = &kernels; }
   Stream& stream() { return stream_; }
   // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
   DType real() const { return real_; }

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "formats/config_fields.h"
+#include "formats/gguf.h"
 #include "formats/hf_config.h"
 #include "formats/mamba_c_file.h"
 #include "formats/safetensors.h"
@@ -25,6 +26,7 @@
 #include "model/check_tensors.h"
 #include "model/model_card.h"
 #include "model/parameter_table.h"
+#include "tokenizer/gguf_tokenizer.h"
 
 namespace mamba {
 namespace {
@@ -52,14 +54,16 @@ constexpr const char* kCompanions[] = {"generation_config.json",
                                        "LICENSE.txt",
                                        "NOTICE"};
 
-enum class Source { kTransformers, kStateSpaces, kMambaC };
+enum class Source { kTransformers, kStateSpaces, kMambaC, kGguf };
 
 Source source_of(const std::string& in) {
+  if (is_gguf_file(in)) return Source::kGguf;
   if (is_mamba_c_file(in)) return Source::kMambaC;
   std::error_code ignored;
   if (!fs::is_directory(in, ignored)) {
     fail(ErrorCode::kBadFile,
-         "[convert] expected a model folder, or a model.bin of mamba.c, got {}; name one",
+         "[convert] expected a model folder, a .gguf file or a model.bin of mamba.c, got {}; name "
+         "one",
          fs::exists(in, ignored) ? "another file: " + in : "nothing at " + in);
   }
   return is_state_spaces_config(in + "/config.json") ? Source::kStateSpaces : Source::kTransformers;
@@ -99,7 +103,7 @@ void check_output(const std::string& in, const std::string& out, bool replace) {
 bool is_half(DType dtype) { return dtype == DType::kBF16 || dtype == DType::kF16; }
 
 DType target_dtype(const ParamSpec& spec, DType stored, const ConvertOptions& options) {
-  if (!options.dtype) return stored;
+  if (!options.dtype) return is_quantized(stored) ? DType::kF32 : stored;
   if (*options.dtype == DType::kF32 || spec.matrix) return *options.dtype;
   return is_half(stored) ? stored : DType::kF32;
 }
@@ -174,7 +178,8 @@ class Conversion {
     }
     // A folder that has the extension of this program already may keep it.
     const std::string beyond = beyond_transformers(c);
-    if (source_ != Source::kTransformers && !beyond.empty()) {
+    const bool keeps = source_ == Source::kTransformers || source_ == Source::kGguf;
+    if (!keeps && !beyond.empty()) {
       fail(ErrorCode::kUnsupported,
            "[convert] expected a model that transformers can express, got {}, which it lacks; keep "
            "the state-spaces form",
@@ -188,7 +193,8 @@ class Conversion {
     const ParamTable parameters = parameter_table(result_.config);
     for (const ParamSpec& spec : parameters.specs()) {
       const TensorInfo& from = weights.get(spec.name);
-      if (from.dtype != DType::kF32 && from.dtype != DType::kF64 && !is_half(from.dtype)) {
+      if (from.dtype != DType::kF32 && from.dtype != DType::kF64 && !is_half(from.dtype) &&
+          !is_quantized(from.dtype)) {
         fail(ErrorCode::kUnsupported,
              "[{}] expected tensor \"{}\" as f32, bf16, f16 or f64, got {}; convert the model",
              weights.where(), from.name, dtype_name(from.dtype));
@@ -240,6 +246,7 @@ class Conversion {
       write_file_atomic(folder + "/" + name,
                         {reinterpret_cast<const char*>(file.data()), file.size()});
     }
+    if (source_ == Source::kGguf) write_tokenizer_files(GgufFile(in_), folder);
     const Config& c = result_.config;
     const bool has_ids = c.bos_token_id >= 0 || c.eos_token_id >= 0 || c.pad_token_id >= 0;
     if (!to_state_spaces() && source_ == Source::kStateSpaces && !has_ids) {
@@ -269,7 +276,7 @@ class Conversion {
     for (const auto& [name, count] : dtypes_) {
       types += fmt::format("{}{} tensors in {}", types.empty() ? "" : ", ", count, name);
     }
-    constexpr const char* kForms[] = {"transformers", "state-spaces", "mamba.c"};
+    constexpr const char* kForms[] = {"transformers", "state-spaces", "mamba.c", "GGUF"};
     return card_front_matter(result_.config, facts) +
            card_heading(result_.config, parameter_count(result_.config)) +
            fmt::format(

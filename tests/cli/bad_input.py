@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,35 @@ class Files:
         self.make_data()
         self.make_states()
         self.make_run()
+        self.break_gguf()
+
+    def break_gguf(self):
+        values, tensors = models.mamba_gguf("good")
+        good = models.gguf(values, tensors)
+        models.write("good.gguf", good)
+        models.write("cut.gguf", good[:-100])
+        models.write("magic.gguf", b"GGML" + good[4:])
+        models.write("version.gguf", models.gguf(values, tensors, version=1))
+        models.write("counts.gguf", good[:8] + b"\xff" * 8 + good[16:])
+        def changed(name, new_values=None, new_tensors=None):
+            models.write(f"{name}.gguf", models.gguf(
+                {k: v for k, v in {**values, **(new_values or {})}.items() if v is not None},
+                {k: v for k, v in {**tensors, **(new_tensors or {})}.items() if v is not None}))
+        kind, shape, content = tensors["blk.0.ssm_in.weight"]
+        changed("llama", {"general.architecture": ("str", "llama")})
+        changed("no_state", {"mamba.ssm.state_size": None})
+        changed("wide", {"mamba.ssm.inner_size": ("u32", 48)})
+        changed("text_size", {"mamba.block_count": ("str", "two")})
+        changed("old_type", None, {"blk.0.ssm_in.weight": (10, [64, 256], bytes(84 * 64))})
+        changed("rows", None, {"blk.0.ssm_in.weight": (8, shape, content)})
+        changed("no_tensor", None, {"blk.1.ssm_d": None})
+        changed("growing", None, {"blk.0.ssm_a": (0, [32, 16], struct.pack("<512f", *[1.0] * 512))})
+        changed("pieces", {"tokenizer.ggml.model": ("str", "llama"),
+                           "tokenizer.ggml.tokens": ("[str]", ["a"] * 256)})
+        changed("second-00002-of-00002", {"split.no": ("u32", 1), "split.count": ("u32", 2)})
+        models.write("imatrix.gguf", models.gguf({"general.type": ("str", "imatrix")}, {
+            "blk.0.ssm_in.weight.in_sum2": (0, [1, 8], bytes(32)),
+            "blk.0.ssm_in.weight.counts": (0, [1, 1], struct.pack("<f", 1))}))
 
     def model(self, name, weights=None, config=None):
         models.write(f"{name}/model.safetensors", self.weights if weights is None else weights)
@@ -212,8 +242,55 @@ CASES = [
     ("pickle_of_numbers", ["inspect", "pickle_number"], INPUT, ["an int under", "w"]),
     ("torch_legacy", ["generate", "-m", "legacy", "-p", "x"], INPUT, ["since version 1.6"]),
     ("torch_zip_truncated", ["inspect", "zip_cut"], INPUT, ["zip directory"]),
+    ("gguf_truncated", ["generate", "-m", "cut.gguf", "-p", "x"], INPUT,
+     ["cut.gguf", "the end of the file", "fetch it again"]),
+    ("gguf_magic", ["inspect", "magic.gguf"], INPUT, ["starts with \"GGUF\"", "GGML"]),
+    ("gguf_version", ["inspect", "version.gguf"], INPUT, ["version 2 or 3", "got 1"]),
+    ("gguf_counts", ["inspect", "counts.gguf"], INPUT, ["counts of tensors", "18446744073709551615"]),
+    ("gguf_architecture", ["generate", "-m", "llama.gguf", "-p", "x"], INPUT, ["mamba2", "llama"]),
+    ("gguf_key_missing", ["generate", "-m", "no_state.gguf", "-p", "x"], INPUT,
+     ["mamba.ssm.state_size", "found none"]),
+    ("gguf_key_lies", ["inspect", "wide.gguf"], INPUT, ["in_proj", "[64, 16]", "[96, 16]"]),
+    ("gguf_key_type", ["inspect", "text_size.gguf"], INPUT, ["mamba.block_count", "string \"two\""]),
+    ("gguf_tensor_type", ["inspect", "old_type.gguf"], INPUT, ["ssm_in", "Q2_K", "Q4_K_M"]),
+    ("gguf_rows", ["inspect", "rows.gguf"], INPUT, ["ssm_in", "multiple of 32", "q8_0"]),
+    ("gguf_tensor_missing", ["generate", "-m", "no_tensor.gguf", "-p", "x"], INPUT, ["mixer.D"]),
+    ("gguf_growing_state", ["generate", "-m", "growing.gguf", "-p", "x"], INPUT,
+     ["A_log", "negative", "got 1"]),
+    ("gguf_tokenizer", ["tokenize", "--tokenizer", "pieces.gguf", "-f", "text"], INPUT,
+     ["tokenizer.ggml.model", "gpt2", "llama"]),
+    ("gguf_second_shard", ["inspect", "second-00002-of-00002.gguf"], INPUT,
+     ["the first of 2 shards"]),
+    ("gguf_missing", ["generate", "-m", "nowhere.gguf", "-p", "x"], INPUT, ["nowhere.gguf"]),
+    ("quantize_type", ["quantize", "good", "new.gguf", "q3_k"], USAGE, ["q3_k", "q4_k_m"]),
+    ("quantize_output", ["quantize", "good", "new.bin", "q8_0"], USAGE, [".gguf", "new.bin"]),
+    ("quantize_over_a_file", ["quantize", "good", "good.gguf", "q8_0"], USAGE, ["good.gguf", "--force"]),
+    ("quantize_own_file", ["quantize", "good.gguf", "good.gguf", "q8_0", "--force"], USAGE, ["own"]),
+    ("quantize_nothing", ["quantize", "nowhere", "new.gguf", "q8_0"], INPUT, ["nowhere"]),
+    ("quantize_rule", ["quantize", "good", "new.gguf", "q8_0", "--tensor-type", "ssm_in"], USAGE,
+     ["REGEX=TYPE", "ssm_in"]),
+    ("quantize_rule_regex", ["quantize", "good", "new.gguf", "q8_0", "--tensor-type", "ssm_(=f16"],
+     USAGE, ["--tensor-type", "ssm_("]),
+    ("quantize_rule_type", ["quantize", "good", "new.gguf", "q8_0", "--tensor-type", "ssm=q4_k_m"],
+     USAGE, ["--tensor-type", "q4_k_m"]),
+    ("quantize_rule_unused", ["quantize", "good", "new.gguf", "q8_0", "--tensor-type", "attn_q=f16"],
+     USAGE, ["--tensor-type", "attn_q", "matches none"]),
+    ("quantize_imatrix_text", ["quantize", "good", "new.gguf", "q8_0", "--imatrix", "text"], INPUT,
+     ["text", "mamba-cpp imatrix"]),
+    ("quantize_imatrix_model", ["quantize", "good", "new.gguf", "q8_0", "--imatrix", "good.gguf"],
+     INPUT, ["good.gguf", "general.type", "imatrix"]),
+    ("quantize_imatrix_other", ["quantize", "good", "new.gguf", "q8_0", "--imatrix", "imatrix.gguf",
+                                "--tensor-type", "ssm_in=q8_0"], INPUT, ["16 columns", "got 8"]),
+    ("quantize_eval_dry", ["quantize", "good", "new.gguf", "q8_0", "--dry-run", "--eval-text", "text"],
+     USAGE, ["--eval-text", "--dry-run"]),
+    ("imatrix_short", ["imatrix", "good", "-f", "short", "-o", "new.gguf"], USAGE,
+     ["512 tokens", "--chunk"]),
+    ("imatrix_output", ["imatrix", "good", "-f", "text", "-o", "new.bin"], USAGE, [".gguf", "new.bin"]),
+    ("convert_gguf_name", ["convert", "good", "new", "--to", "gguf"], USAGE, [".gguf", "'new'"]),
+    ("convert_blocks_in_a_folder", ["convert", "good", "new", "--to", "hf", "--dtype", "q4_0"], USAGE,
+     ["--dtype", "q4_0", "--to gguf"]),
     ("convert_without_form", ["convert", "good", "new"], USAGE, ["--to"]),
-    ("convert_unknown_form", ["convert", "good", "new", "--to", "gguf"], USAGE, ["gguf", "hf"]),
+    ("convert_unknown_form", ["convert", "good", "new", "--to", "onnx"], USAGE, ["onnx", "hf"]),
     ("convert_nothing", ["convert", "nowhere", "new", "--to", "hf"], INPUT, ["nowhere"]),
     ("convert_into_files", ["convert", "good", "other", "--to", "ssm"], USAGE, ["--force"]),
     ("convert_into_itself", ["convert", "good", "good", "--to", "hf", "--force"], USAGE,

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GGUF files in every command that takes a model, quantize, imatrix, and both ways of convert.
+
+Usage: test_gguf.py PROGRAM
+"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import models
+
+PROGRAM = os.path.abspath(sys.argv[1])
+
+
+def run(*arguments, code=0):
+    result = subprocess.run([PROGRAM, *arguments], capture_output=True, stdin=subprocess.DEVNULL,
+                            timeout=300)
+    assert result.returncode == code, (arguments, result.returncode, result.stderr.decode())
+    return result.stdout.decode(errors="replace")
+
+
+def read_json(*arguments):
+    return json.loads(run(*arguments, "--json"))
+
+
+def generated(model, *more):
+    return run("generate", "-m", model, "-p", "It was", "-n", "24", "--temp", "0", *more)
+
+
+def check_llama_cpp_form():
+    """A file as llama.cpp's converter writes it: every command takes it as it takes the folder."""
+    values, tensors = models.mamba_gguf("good")
+    models.write("theirs.gguf", models.gguf(values, tensors))
+    assert generated("theirs.gguf") == generated("good")
+    told = read_json("inspect", "theirs.gguf")
+    folder = read_json("inspect", "good")
+    assert told["parameters"] == folder["parameters"]
+    assert {t["name"] for t in told["tensors"]} == {t["name"] for t in folder["tensors"]}
+    kl = read_json("eval", "kl", "good", "theirs.gguf", "-f", "text", "--window", "64")
+    assert abs(kl["kl_mean"]) < 1e-6, kl
+    run("eval", "ppl", "-m", "theirs.gguf", "-f", "text", "--window", "64")
+    run("bench", "model", "theirs.gguf", "--seconds", "0.01")
+
+
+def check_convert():
+    """Folder -> GGUF -> folder, in both forms: the logits stay."""
+    for name, config in {"one": {}, "untied": {"tie_embeddings": False},
+                         "two": {"ssm_cfg": {"layer": "Mamba2", "d_state": 8, "headdim": 8,
+                                             "ngroups": 2}}}.items():
+        models.byte_model(PROGRAM, name, **config)
+        run("convert", name, f"{name}.gguf", "--to", "gguf", "--verify")
+        run("convert", f"{name}.gguf", f"{name}-back", "--to", "hf", "--verify")
+        assert generated(f"{name}.gguf") == generated(name), name
+        assert os.path.exists(f"{name}.md")
+    run("convert", "one", "one-half.gguf", "--to", "gguf", "--dtype", "bf16", "--verify")
+    run("convert", "one", "one.gguf", "--to", "gguf", code=2)
+    run("convert", "one", "one.gguf", "--to", "gguf", "--force")
+
+
+def check_quantize():
+    models.byte_model(PROGRAM, "wide", d_model=256, n_layer=2)
+    plan = read_json("quantize", "wide", "w.gguf", "Q4_K_M", "--dry-run")
+    assert not os.path.exists("w.gguf") and plan["files"] == []
+    types = {t["name"]: t["to"] for t in plan["tensors"]}
+    assert types["blk.0.ssm_in.weight"] == "q4_k" and types["token_embd.weight"] == "q6_k", types
+    for name in ("ssm_a", "ssm_d", "attn_norm.weight", "ssm_conv1d.weight", "ssm_dt.bias"):
+        assert types[f"blk.0.{name}"] == "f32", name
+    assert types["blk.0.ssm_x.weight"] == "q8_0" and types["blk.0.ssm_dt.weight"] == "f16"
+    run("imatrix", "wide", "-f", "text", "-o", "imatrix.gguf", "--chunk", "64")
+    errors = {}
+    for kind in ("f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q5_1", "q4_k", "q4_0", "q4_1", "iq4_nl"):
+        told = read_json("quantize", "wide", f"w-{kind}.gguf", kind, "--imatrix", "imatrix.gguf",
+                         "--eval-text", "text", "--tensor-type", r"blk\.1\.ssm_out=f32")
+        errors[kind] = told["quality"]["kl_mean"]
+        types = {t["name"]: t["to"] for t in told["tensors"]}
+        assert types["blk.1.ssm_out.weight"] == "f32"
+        assert os.path.getsize(f"w-{kind}.gguf") > told["bytes"]
+        generated(f"w-{kind}.gguf")
+    assert errors["f16"] < errors["q8_0"] < errors["q5_0"] < errors["q4_0"], errors
+    with open("w-q4_k.md") as file:
+        card = file.read()
+    for part in ("base_model_relation: quantized", "perplexity", "KL divergence", "w-q4_k.gguf"):
+        assert part in card, part
+    # From one GGUF to another, with what else the file says; and back to a folder, in f32.
+    run("quantize", "w-q8_0.gguf", "again.gguf", "q4_0")
+    run("convert", "w-q4_k.gguf", "folder", "--to", "hf", "--verify")
+    shards = read_json("quantize", "wide", "s.gguf", "f32", "--max-shard-mb", "1")["files"]
+    assert len(shards) > 1 and generated(shards[0]) == generated("wide"), shards
+
+
+def check_tokenizer():
+    run("tokenizer", "train", "--data", "text", "--vocab-size", "300", "--out", "vocabulary")
+    models.byte_model(PROGRAM, "words", vocab_size=304)
+    for name in os.listdir("vocabulary"):
+        with open(f"vocabulary/{name}", "rb") as file:
+            models.write(f"words/{name}", file.read())
+    run("convert", "words", "words.gguf", "--to", "gguf", "--verify")
+    same = run("tokenize", "--tokenizer", "vocabulary", "-f", "text")
+    assert run("tokenize", "--tokenizer", "words.gguf", "-f", "text") == same
+    assert generated("words.gguf") == generated("words")
+    run("train", "--init-from", "words.gguf", "--tokenizer", "words.gguf", "--data", "text",
+        "--output-dir", "tuned", "--seq-len", "16", "--max-steps", "2", "--batch-size", "1")
+    assert run("tokenize", "--tokenizer", "tuned", "-f", "text") == same
+    run("quantize", "words", "bare.gguf", "f32", "--no-tokenizer")
+    run("generate", "-m", "bare.gguf", "-p", "x", code=2)
+    run("generate", "-m", "bare.gguf", "--prompt-ids", "1,2", "-n", "2")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        models.byte_model(PROGRAM, "good")
+        models.write("text", "It was the best of times, it was the worst of times. " * 40)
+        check_llama_cpp_form()
+        check_convert()
+        check_quantize()
+        check_tokenizer()
+        os.chdir("/")
+    print("all passed")
+
+
+if __name__ == "__main__":
+    main()
