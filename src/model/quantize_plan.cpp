@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "mamba/quantize.h"
+#include "model/weight_types.h"
 
 namespace mamba {
 namespace {
@@ -68,15 +69,6 @@ Regex compile(const std::string& pattern) {
   }
 }
 
-// The type whose blocks fit into rows of `width`, next to the one that was wanted.
-DType fitting(DType wanted, int64_t width) {
-  if (width % block_elements(wanted) == 0) return wanted;
-  if (width % 32 != 0) return DType::kF16;
-  if (wanted == DType::kQ4_K) return DType::kQ5_0;
-  if (wanted == DType::kQ5_K) return DType::kQ5_1;
-  return DType::kQ8_0;
-}
-
 }  // namespace
 
 std::vector<std::string> quantize_types() {
@@ -130,7 +122,7 @@ QuantizePlan::Choice QuantizePlan::choose(const ParamSpec& spec, const std::stri
                                           DType stored) const {
   if (!spec.matrix) return {DType::kF32, ""};
   const DType type = wanted(spec, name, stored);
-  const DType fits = fitting(type, spec.shape.back());
+  const DType fits = fitting_blocks(type, spec.shape.back(), DType::kF16);
   if (fits == type) return {type, ""};
   return {fits, fmt::format("rows of {} are no multiple of the {} of a block of {}",
                             spec.shape.back(), block_elements(type), dtype_name(type))};

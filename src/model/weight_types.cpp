@@ -9,28 +9,20 @@
 #include "quant/quantize.h"
 
 namespace mamba {
-namespace {
 
-DType stand_in(DType type) {
-  switch (type) {
-    case DType::kQ4_K:
-      return DType::kQ5_0;
-    case DType::kQ5_K:
-      return DType::kQ5_1;
-    default:
-      return DType::kQ8_0;
-  }
+DType fitting_blocks(DType wanted, int64_t columns, DType otherwise) {
+  if (columns % block_elements(wanted) == 0) return wanted;
+  if (columns % 32 != 0) return otherwise;
+  if (wanted == DType::kQ4_K) return DType::kQ5_0;
+  return wanted == DType::kQ5_K ? DType::kQ5_1 : DType::kQ8_0;
 }
-
-}  // namespace
 
 DType weight_type(const ParamSpec& spec, DType wanted) {
   if (!spec.matrix) return DType::kF32;
   if (!is_quantized(wanted)) return wanted;
   const auto ends = [&](const char* name) { return spec.name.ends_with(name); };
-  const int64_t columns = spec.count / spec.shape[0];
-  if (ends("x_proj.weight") || ends("dt_proj.weight") || columns % 32 != 0) return DType::kBF16;
-  return columns % block_elements(wanted) == 0 ? wanted : stand_in(wanted);
+  if (ends("x_proj.weight") || ends("dt_proj.weight")) return DType::kBF16;
+  return fitting_blocks(wanted, spec.count / spec.shape[0], DType::kBF16);
 }
 
 void set_weight(Network& network, int index, CBuf values, DType wanted) {

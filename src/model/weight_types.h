@@ -7,12 +7,13 @@
 
 namespace mamba {
 
+// `wanted`, or the type of blocks next to it in bits whose blocks make up rows of `columns`;
+// `otherwise` where none does.
+DType fitting_blocks(DType wanted, int64_t columns, DType otherwise);
+
 // The type of parameter `spec` where the model is wanted in `wanted` (f32, bf16, f16 or a type of
-// blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C
-// (x_proj, dt_proj) are bf16: they are small, steer the recurrence, and rows of dt_proj are no
-// whole blocks. So are rows that are no multiple of 32; where they are one of 32 but not of the
-// block, a type of blocks of 32 with at least as many bits stands in (Q4_K: Q5_0, Q5_K: Q5_1, Q6_K:
-// Q8_0).
+// blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C (x_proj,
+// dt_proj) are bf16: they are small and steer the recurrence. So are rows that no blocks make up.
 DType weight_type(const ParamSpec& spec, DType wanted);
 
 // Gives the network a parameter in the type that weight_type says, from f32 or bf16 rows.

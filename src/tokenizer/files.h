@@ -10,7 +10,8 @@ namespace mamba {
 // The class that tokenizer_config.json names for a model that reads bytes.
 inline constexpr const char* kByteTokenizerClass = "ByteTokenizer";
 
-// The folder of the tokenizer `path` (as load_tokenizer takes it); "" for "bytes", a GGUF file itself.
+// The folder of the tokenizer `path` (as load_tokenizer takes it); "" for "bytes", a GGUF file
+// itself.
 std::string tokenizer_folder(const std::string& path);
 
 struct TokenizerFile {
