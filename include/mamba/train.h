@@ -52,7 +52,9 @@ struct TrainOptions {
   // sequences, exact at any time.
   std::vector<double> data_weights;
   std::vector<std::string> valid;  // the same, held out; empty: no evaluation
-  std::string tokenizer = "bytes";
+  // As load_tokenizer takes it. "auto": that of the run that goes on, else that of init_from's
+  // folder, else "bytes".
+  std::string tokenizer = "auto";
   // How {"messages"} become text: as ChatTemplate::load() takes it, for the tokenizer's folder. One
   // that is given goes into the folders that are written.
   std::string chat_template;
@@ -122,7 +124,10 @@ struct TrainPlan {
   int64_t total_bytes() const {
     return parameter_bytes + gradient_bytes + optimizer_bytes + activation_bytes + scratch_bytes;
   }
-  int64_t grown_from = 0;  // rows of init_from's embedding where the vocabulary grows; 0
+  int64_t grown_from = 0;      // rows of init_from's embedding where the vocabulary grows; 0
+  std::string tokenizer;       // what load_tokenizer takes
+  std::string tokenizer_from;  // the flag that it comes from: "--init-from", ...; "" for bytes
+  int64_t tokenizer_size = 0;  // its ids
   int64_t tokens_per_step = 0;
   int64_t data_tokens = 0, valid_tokens = 0;  // valid_tokens: all of `valid`
   std::vector<TrainSource> sources;

@@ -184,6 +184,10 @@ std::string plan_text(const TrainOptions& o, const TrainPlan& plan) {
   if (o.bptt_segments > 1) text += fmt::format(" in {} segments", o.bptt_segments);
   text += fmt::format("), recompute {}\n", recompute_name(o.recompute));
   text += data_text(o, plan);
+  const std::string from =
+      plan.tokenizer_from.empty() ? "" : fmt::format(" (of {})", plan.tokenizer_from);
+  text += fmt::format("tokenizer        {}, {} ids{}\n", printable(plan.tokenizer, 200),
+                      with_commas(plan.tokenizer_size), from);
   const double epochs = static_cast<double>(plan.max_steps) / plan.steps_per_epoch;
   text += plan.first_step == plan.max_steps
               ? fmt::format("steps            all {} are done ({:.2f} epochs)\n", plan.max_steps,
@@ -299,8 +303,10 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
   add_choice(app, "--packing", &f->packing, {"stream", "documents"},
              "Sequences are windows of one stream, or whole documents side by side");
   app.add_option("--valid", o->valid, "Held-out data for evaluations")->type_name("FILE|DIR...");
-  add_text(app, "--tokenizer", &o->tokenizer, "bytes|DIR|FILE",
-           "How text becomes ids: bytes, or a folder with tokenizer.json");
+  add_text(
+      app, "--tokenizer", &o->tokenizer, "auto|bytes|DIR|FILE",
+      "How text becomes ids: bytes, or a folder with tokenizer.json; auto: that of --resume or "
+      "--init-from, else bytes");
   add_text(app, "--chat-template", &o->chat_template, "NAME|TEXT",
            "Of JSONL lines with messages: chatml, falcon-mamba, mistral, plain, zephyr, or Jinja "
            "text; default: the tokenizer's own, else plain");

@@ -46,6 +46,8 @@ std::string plan_json(const TrainOptions& options, const TrainPlan& plan) {
         {"activation_bytes", plan.activation_bytes},
         {"scratch_bytes", plan.scratch_bytes},
         {"total_bytes", plan.total_bytes()}}},
+      {"tokenizer", plan.tokenizer},
+      {"tokenizer_size", plan.tokenizer_size},
       {"batch_size", options.batch_size},
       {"seq_len", options.seq_len},
       {"tokens_per_step", plan.tokens_per_step},

@@ -93,6 +93,64 @@ void find_resumed(const TrainOptions& options, bool plan_only, RunSetup* setup) 
   }
 }
 
+bool has_file(const std::string& folder, const char* name) {
+  std::error_code ignored;
+  return fs::exists(folder + "/" + name, ignored);
+}
+
+bool has_tokenizer(const std::string& folder) {
+  return has_file(folder, "tokenizer.json") || has_file(folder, "vocab.json") || says_bytes(folder);
+}
+
+// Text that has become other ids than those of the run so far would be noise to the model.
+void check_same_tokenizer(const TrainOptions& options, const RunSetup& setup) {
+  const std::string now = fmt::format("{:016x}", setup.tokenizer->fingerprint());
+  const std::string before = get_string(setup.resumed->options, "--tokenizer", setup.resume_path);
+  if (now == before) return;
+  std::string own = setup.resume_path;
+  if (has_tokenizer(own)) {
+    const auto tokenizer = load_tokenizer(own);
+    own = tokenizer->name() == "bytes"
+              ? "bytes"
+              : fmt::format("the {} ids of {}", tokenizer->vocab_size(), own);
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[--tokenizer {}] expected the tokenizer of the run so far ({}), got another one of {} ids; "
+       "leave --tokenizer out, or start a new run with --init-from",
+       options.tokenizer, own, setup.tokenizer->vocab_size());
+}
+
+void find_tokenizer(const TrainOptions& options, RunSetup* setup) {
+  TrainPlan& plan = setup->plan;
+  plan.tokenizer = options.tokenizer;
+  plan.tokenizer_from = "--tokenizer";
+  if (options.tokenizer == "auto") {
+    plan.tokenizer = "bytes";
+    for (const auto& [flag, folder] :
+         {std::pair{"--resume", setup->resume_path}, std::pair{"--init-from", options.init_from}}) {
+      if (folder.empty() || !has_tokenizer(folder)) continue;
+      plan.tokenizer = folder;
+      plan.tokenizer_from = flag;
+      break;
+    }
+  }
+  setup->tokenizer = load_tokenizer(plan.tokenizer);
+  if (setup->tokenizer->name() == "bytes") {
+    plan.tokenizer = "bytes";
+    plan.tokenizer_from.clear();
+  }
+  plan.tokenizer_size = setup->tokenizer->vocab_size();
+  if (setup->resumed) {
+    check_same_tokenizer(options, *setup);
+  } else if (options.tokenizer == "auto" && !options.init_from.empty() &&
+             !has_tokenizer(options.init_from) && read_config(options.init_from).vocab_size > 256) {
+    setup->notices.push_back(fmt::format(
+        "{} has no tokenizer that this version reads, so text is read as bytes; name its own with "
+        "--tokenizer",
+        options.init_from));
+  }
+}
+
 int64_t wanted_vocabulary(const TrainOptions& options, const Tokenizer& tokenizer) {
   if (options.vocab_size != kVocabAuto) return options.vocab_size;
   constexpr int64_t kMultiple = 8;  // pad_vocab_size_multiple of the published models
@@ -149,7 +207,7 @@ Config find_config(const TrainOptions& options, RunSetup* setup) {
     fail(ErrorCode::kInvalidArgument,
          "[--model-config] expected a vocabulary of at least the {} ids of --tokenizer {}, got "
          "vocab_size {}; change one of them",
-         needed, options.tokenizer, config.vocab_size);
+         needed, setup->plan.tokenizer, config.vocab_size);
   }
   return config;
 }
@@ -245,11 +303,11 @@ StepOptions step_options(const TrainOptions& options) {
 RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   check_train_options(options);
   RunSetup setup;
-  setup.tokenizer = load_tokenizer(options.tokenizer);
-  setup.conversations = std::make_unique<ConversationEncoder>(
-      *setup.tokenizer, tokenizer_folder(options.tokenizer), options.chat_template);
   if (!plan_only) check_output_folder(options);
   find_resumed(options, plan_only, &setup);
+  find_tokenizer(options, &setup);
+  setup.conversations = std::make_unique<ConversationEncoder>(
+      *setup.tokenizer, tokenizer_folder(setup.plan.tokenizer), options.chat_template);
   open_data(options, &setup);
   const Config config = find_config(options, &setup);
   std::unique_ptr<Device> device = Device::create({options.device, options.threads});

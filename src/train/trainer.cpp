@@ -96,6 +96,10 @@ void Trainer::open_folder() {
     }
     call(callbacks_.on_notice, fmt::format("set aside as {}.damaged", path));
   }
+  // From the start, so that the folder says what its ids mean; and a checkpoint that the run goes
+  // on from, and its tokenizer with it, may be removed later.
+  copy_tokenizer_files(setup_.plan.tokenizer, options_.output_dir, chat_template());
+  tokenizer_ = setup_.plan.tokenizer == "bytes" ? "bytes" : options_.output_dir;
   log_ = std::make_unique<RunLog>(options_.output_dir + "/metrics.jsonl", result_.last.step);
   if (log_->unreadable() > 0) {
     call(callbacks_.on_notice,
@@ -247,8 +251,8 @@ bool Trainer::save() {
   const TrainerState state{last.step, samples_,       last.seconds,
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
-  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_,
-                                       options_.tokenizer, chat_template());
+  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_, tokenizer_,
+                                       chat_template());
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);
@@ -263,7 +267,7 @@ void Trainer::write_curves() const {
       fmt::format("width {}, {} layers; {} steps of {} tokens, {}", plan.config.d_model,
                   plan.config.n_layer, with_commas(plan.max_steps),
                   with_commas(plan.tokens_per_step), options_.bf16 ? "bf16" : "f32");
-  if (options_.tokenizer == "bytes") labels.bits_per_nat = 1 / kLn2;
+  if (setup_.plan.tokenizer == "bytes") labels.bits_per_nat = 1 / kLn2;
   labels.max_steps = plan.max_steps;
   write_file_atomic(options_.output_dir + "/curves.svg", curves_svg(log_->curves(), labels));
 }
@@ -273,7 +277,6 @@ void Trainer::finish() {
   log_->sync();
   write_curves();
   save_model(network_, options_.output_dir, DType::kF32);
-  copy_tokenizer_files(options_.tokenizer, options_.output_dir, chat_template());
   write_file_atomic(options_.output_dir + "/README.md", model_card(options_, setup_.plan, result_));
 }
 

@@ -81,6 +81,7 @@ class Trainer {
   RowBuffer rows_;  // of an update
   std::unique_ptr<HeldOut> held_out_;
   std::unique_ptr<FolderLock> lock_;
+  std::string tokenizer_;  // where checkpoints take the files of the tokenizer from, or "bytes"
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<RunLog> log_;
   TrainResult result_;

@@ -244,6 +244,48 @@ TEST(Documents, TrainsWithATokenizerOfWords) {
   }
 }
 
+// Fine-tuning and going on take the tokenizer of the model and of the run without being told.
+TEST(Documents, TheTokenizerGoesWithTheModel) {
+  SmallRun run;
+  write_tokenizer(run.out("words"));
+  TrainOptions& o = run.options;
+  o.tokenizer = run.out("words");
+  o.vocab_size = kVocabAuto;
+  o.max_steps = 4;
+  o.save_steps = 2;
+  train(o);
+  const auto words = load_tokenizer(o.tokenizer);
+  EXPECT_EQ(load_tokenizer(o.output_dir)->fingerprint(), words->fingerprint());
+  o.tokenizer = "auto";
+  o.model_config = "";
+  o.vocab_size = 0;
+  o.init_from = o.output_dir;
+  o.output_dir = run.out("tuned");
+  o.save_total_limit = 1;  // the checkpoint that it goes on from is removed on the way
+  o.warmup_steps = 0;
+  const TrainPlan plan = plan_train(o);
+  EXPECT_EQ(plan.tokenizer, o.init_from);
+  EXPECT_EQ(plan.tokenizer_from, "--init-from");
+  EXPECT_EQ(plan.tokenizer_size, words->vocab_size());
+  o.lr_schedule = LrSchedule::kConstant;
+  train(o);
+  EXPECT_EQ(load_tokenizer(o.output_dir)->fingerprint(), words->fingerprint());
+  std::filesystem::remove(o.output_dir + "/tokenizer.json");
+  o.init_from = "";
+  o.resume = true;
+  o.max_steps = 8;
+  EXPECT_EQ(plan_train(o).tokenizer_from, "--resume");
+  EXPECT_EQ(train(o).status, TrainStatus::kFinished);
+  EXPECT_EQ(load_tokenizer(o.output_dir)->fingerprint(), words->fingerprint());
+  EXPECT_EQ(load_tokenizer(o.output_dir + "/checkpoint-00000008")->fingerprint(),
+            words->fingerprint());
+  o.tokenizer = "bytes";
+  EXPECT_TRUE(test::fails_with(
+      ErrorCode::kInvalidArgument,
+      {"--tokenizer bytes", "the " + std::to_string(words->vocab_size()) + " ids of", "leave"},
+      [&] { train(o); }));
+}
+
 // Evaluations in segments carry the state within documents and not across them.
 TEST(Documents, EvaluationInSegmentsEqualsTheWhole) {
   SmallRun run;
