@@ -37,7 +37,8 @@ struct ChatAnswer {
   FinishReason finish_reason = FinishReason::kLength;
   bool dropped = false;       // interrupted before its first token: the turn does not count
   int64_t prompt_tokens = 0;  // read for this turn
-  // Tokens that the state held but the template now writes otherwise: read again with the prompt.
+  // Tokens that the state held but the template now writes otherwise, more than by spaces at the
+  // ends of an answer: read again with the prompt.
   int64_t reread_tokens = 0;
   int64_t generated_tokens = 0;
   double prompt_seconds = 0, generate_seconds = 0;
@@ -70,6 +71,11 @@ class ChatSession {
   int64_t kept_bytes() const;                          // of all states kept for undo and regenerate
   uint64_t seed() const { return now_.session.seed; }  // of the last answer
   const ChatTemplate& chat_template() const { return template_; }
+  // Whether the next turn goes on from the state; false where it reads messages again, as after
+  // set_system() and under another template than that of a loaded conversation.
+  bool goes_on() const;
+  // The name of the template that the loaded conversation was held with; "" without one.
+  const std::string& loaded_template() const { return loaded_template_; }
 
   // Messages, state, and the states that undo and regenerate need for the last turn: one
   // safetensors file, written atomically, tied to the model by its fingerprint and dtype.
@@ -91,12 +97,15 @@ class ChatSession {
   struct Conversation {
     std::vector<Message> messages;
     Session session;
-    std::string context;                  // the text that session has read and written
+    // The text that session stands behind, as the template writes it; spaces at the ends of answers
+    // are in the state as the model wrote them.
+    std::string context;
     std::vector<Checkpoint> checkpoints;  // in order of length, each a start of context
     uint64_t attempts = 0;  // answers drawn for the last message before the present one
   };
 
-  Rendered render(bool add_generation_prompt) const;
+  Rendered render(const std::vector<Message>& conversation, bool add_generation_prompt) const;
+  std::string next_text() const;
   // Runs one turn on the conversation as it stands; goes back to `before` if it does not count.
   ChatAnswer turn(const Conversation& before, const ChatOptions& options);
   ChatAnswer answer(const ChatOptions& options);
@@ -104,7 +113,9 @@ class ChatSession {
   void keep();
   void restore(size_t checkpoint);
   bool read(const Rendered& target, const ChatOptions& options, ChatAnswer* answer);
-  void settle(const std::string& bytes, const std::string& text);
+  void settle(std::string bytes, const std::string& text);
+  size_t written_end(const std::string& prompt, const std::string& bytes,
+                     const std::string& content, const std::string& written) const;
   bool cuts_cleanly(const Rendered& target, size_t at) const;
 
   Model* model_;
@@ -114,6 +125,7 @@ class ChatSession {
   ChatSettings settings_;
   std::vector<std::pair<std::string, int32_t>> specials_;  // longest first
   Conversation now_;
+  std::string loaded_template_;
 };
 
 }  // namespace mamba

@@ -9,13 +9,16 @@
 #include <array>
 #include <cerrno>
 #include <clocale>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "cli/args.h"
+#include "generate/text_stream.h"
 
 namespace mamba::cli {
 namespace {
@@ -87,11 +90,12 @@ class TerminalInput final : public ChatInput {
     HistEvent event;
     history(history_, &event, H_SETSIZE, kHistoryEntries);
     history(history_, &event, H_SETUNIQUE, 1);
-    if (!history_file_.empty()) history(history_, &event, H_LOAD, history_file_.c_str());
+    open_history();
     el_set(editor_, EL_CLIENTDATA, this);
     el_set(editor_, EL_PROMPT_ESC, &TerminalInput::prompt, '\1');
     el_set(editor_, EL_EDITOR, "emacs");
     el_set(editor_, EL_HIST, ::history, history_);
+    el_set(editor_, EL_GETCFN, &TerminalInput::get_character);
     // Ctrl-C as a key, so that it can end the line; while an answer is written it is a signal.
     el_set(editor_, EL_SETTY, "-d", "-isig", nullptr);
     el_set(editor_, EL_ADDFN, "leave-line", "Drop the line", &TerminalInput::leave_line);
@@ -108,7 +112,7 @@ class TerminalInput final : public ChatInput {
 
   Result line(const std::string& prompt, std::string* text) override {
     prompt_ = color_ ? "\1\033[1;32m\1" + prompt + "\1\033[0m\1" : prompt;
-    left_ = false;
+    left_ = invalid_ = false;
     text->clear();
     int count = 0;
     const char* typed = el_gets(editor_, &count);
@@ -120,6 +124,13 @@ class TerminalInput final : public ChatInput {
     *text = typed;
     if (!text->empty() && text->back() == '\n') text->pop_back();
     remember(*text);
+    if (invalid_) fmt::print(stderr, "note: bytes that are no UTF-8 became U+FFFD\n");
+    // Ctrl-C typed right behind the line is meant for the answer to it.
+    const size_t interrupt = typed_.find('\3');
+    if (interrupt != std::string::npos) {
+      typed_.erase(0, interrupt + 1);
+      std::raise(SIGINT);
+    }
     return Result::kText;
   }
   bool is_terminal() const override { return true; }
@@ -131,6 +142,41 @@ class TerminalInput final : public ChatInput {
     return static_cast<TerminalInput*>(data);
   }
   static char* prompt(EditLine* editor) { return self(editor)->prompt_.data(); }
+  // For libedit, which would drop bytes that are no character of the locale without a word.
+  static int get_character(EditLine* editor, wchar_t* character) {
+    return self(editor)->next_character(character);
+  }
+  int next_character(wchar_t* character) {
+    std::string whole;
+    while (whole.empty()) {
+      if (typed_.empty() && !read_typed()) return 0;
+      whole = characters_.push(typed_.substr(0, 1));
+      typed_.erase(0, 1);
+    }
+    // A byte that ends a broken character comes behind its U+FFFD: it waits for the next call.
+    wchar_t first = 0;
+    const int length = std::mbtowc(&first, whole.data(), whole.size());
+    if (length <= 0) return 0;
+    const auto used = static_cast<size_t>(length);
+    invalid_ = invalid_ || whole.compare(0, used, "\xEF\xBF\xBD") == 0;
+    typed_.insert(0, whole.substr(used));
+    *character = first;
+    return 1;
+  }
+  bool read_typed() {
+    for (;;) {
+      std::array<char, 4096> block;
+      const ssize_t count = ::read(STDIN_FILENO, block.data(), block.size());
+      if (count > 0) typed_.assign(block.data(), static_cast<size_t>(count));
+      if (count >= 0) return count > 0;
+      if (errno != EINTR) return false;
+      if (!interrupted()) continue;
+      clear_interrupt();  // sent, not typed: it leaves the line as well
+      typed_ = "\3";
+      return true;
+    }
+  }
+
   static unsigned char leave_line(EditLine* editor, int) {
     self(editor)->left_ = true;
     return CC_EOF;
@@ -144,23 +190,53 @@ class TerminalInput final : public ChatInput {
     return CC_REFRESH;
   }
 
+  // A file that is no history is not ours to write over; one that cannot be written is done
+  // without.
+  void open_history() {
+    if (history_file_.empty()) return;
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    HistEvent event;
+    const bool there = fs::exists(history_file_, ignored);
+    // libedit would read a device without end, and take its permissions away.
+    if (there && !fs::is_regular_file(history_file_, ignored)) return no_history("not a file");
+    const bool loaded = there && history(history_, &event, H_LOAD, history_file_.c_str()) >= 0;
+    if (there && !loaded && fs::file_size(history_file_, ignored) > 0 &&
+        ::access(history_file_.c_str(), R_OK) == 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "[--history] expected a file that chat has written, got '{}', which is another; name a "
+           "new one",
+           printable(history_file_, 200));
+    }
+    fs::create_directories(fs::path(history_file_).parent_path(), ignored);
+    std::FILE* file = std::fopen(history_file_.c_str(), "a");
+    if (file == nullptr) return no_history(std::strerror(errno));
+    std::fclose(file);
+  }
+
+  void no_history(const std::string& why) {
+    fmt::print(stderr,
+               "warning: [--history] expected to write '{}', got '{}'; lines are not kept\n",
+               printable(history_file_, 200), why);
+    history_file_.clear();
+  }
+
   void remember(const std::string& text) {
     if (text.empty()) return;
     HistEvent event;
     history(history_, &event, H_ENTER, text.c_str());
     if (history_file_.empty()) return;
-    std::error_code ignored;
-    std::filesystem::create_directories(std::filesystem::path(history_file_).parent_path(),
-                                        ignored);
-    if (history(history_, &event, H_SAVE, history_file_.c_str()) < 0 && !warned_) {
-      warned_ = true;
-      fmt::print(stderr, "warning: [--history] expected to write '{}', got an error; use none\n",
-                 history_file_);
-    }
+    // libedit does not look whether all of it could be written.
+    std::FILE* file = std::fopen(history_file_.c_str(), "w");
+    bool good = file != nullptr && history(history_, &event, H_SAVE_FP, file) >= 0;
+    if (file != nullptr) good = std::fclose(file) == 0 && good;
+    if (!good) no_history(std::strerror(errno));
   }
 
   std::string history_file_, prompt_;
-  bool color_, left_ = false, warned_ = false;
+  std::string typed_;      // read and not yet given to libedit
+  TextStream characters_;  // of them, the one that has begun
+  bool color_, left_ = false, invalid_ = false;
   EditLine* editor_ = nullptr;
   History* history_ = nullptr;
 };

@@ -20,6 +20,7 @@
 namespace mamba::cli {
 namespace {
 
+constexpr int64_t kMaxTokens = int64_t{1} << 40;
 constexpr int64_t kMaxTemplateBytes = int64_t{1} << 20;
 constexpr const char* kHelp =
     "/help           this list\n"
@@ -125,10 +126,30 @@ class ChatCommand {
     const std::string old = has ? messages[0].content : "";
     if (flags_.system_option->count() > 0 && old != flags_.system)
       session_.set_system(flags_.system);
-    if (input_->is_terminal()) {
-      note(fmt::format("goes on after {} turns ({} tokens, none of them read again)",
-                       session_.turns(), session_.context_tokens()));
+    const bool goes_on = session_.turns() == 0 || session_.goes_on();
+    if (input_->is_terminal() || !goes_on) note(loaded_text(old != flags_.system));
+  }
+
+  // How a loaded conversation goes on.
+  std::string loaded_text(bool other_system) const {
+    const int64_t turns = session_.turns();
+    if (turns == 0) return "goes on with a conversation without a message";
+    if (session_.goes_on()) {
+      return fmt::format("goes on after {} turn{} ({} tokens, none of them read again)", turns,
+                         turns == 1 ? "" : "s", session_.context_tokens());
     }
+    std::string why;
+    const std::string &then = session_.loaded_template(), &now = session_.chat_template().name();
+    if (then != now) {
+      why = fmt::format("it was held with the template '{}' and this one is '{}'", printable(then),
+                        printable(now));
+    } else if (other_system && flags_.system_option->count() > 0) {
+      why = "the system prompt is another one";
+    } else {
+      why = "the template writes it otherwise than its state has it";
+    }
+    return fmt::format("goes on after {} turn{}, which the next one reads again: {}", turns,
+                       turns == 1 ? "" : "s", why);
   }
 
   // False to leave. On a terminal an error ends the turn, elsewhere the program.
@@ -237,8 +258,7 @@ class ChatCommand {
       return;
     }
     session_.load(path);
-    note(fmt::format("goes on after {} turns ({} tokens, none of them read again)",
-                     session_.turns(), session_.context_tokens()));
+    note(loaded_text(false));
     changed();
   }
 
@@ -304,14 +324,17 @@ void add_flags(CLI::App& app, ChatFlags* f) {
            "Go on with this conversation if it exists, and save it after every turn");
   f->history_option = add_text(app, "--history", &f->history, "FILE|none",
                                "History of typed lines; default: below $XDG_STATE_HOME");
-  add_int(app, "-n,--max-new-tokens,--tokens,--predict,--n-predict,--max-tokens", &f->tokens, 1,
-          int64_t{1} << 40, "Tokens of an answer at most");
+  add_int(app, "-n,--max-new-tokens,--tokens,--predict,--n-predict,--max-tokens", &f->tokens, -1,
+          kMaxTokens, "Tokens of an answer at most; -1: until an end token");
   add_sampling_options(app, &f->sampling);
   app.add_option("--stop", f->stop, "Text that ends an answer; may be repeated")
       ->type_name("STR")
       ->allow_extra_args(false);
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on after the model's end token");
   add_run_options(app, &f->run);
+  add_without_effect(app, "-c,--ctx-size,--max-model-len", "N", kNoContext);
+  add_without_effect(app, "-b,--batch-size", "N", kNoMicroBatches);
+  add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);
 }
 
 }  // namespace
@@ -329,6 +352,11 @@ CommandRun add_chat(CLI::App& parent) {
                     "mamba-cpp chat -m MODEL --chat-template chatml --temp 0"},
                });
   return [flags] {
+    if (flags->tokens == 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "[--max-new-tokens] expected at least 1 token, or -1, got 0; an answer needs one");
+    }
+    if (flags->tokens < 0) flags->tokens = kMaxTokens;
     if (!flags->session.empty()) expect_writable(flags->session);
     return ChatCommand(*flags).run();
   };

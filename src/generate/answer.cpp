@@ -148,6 +148,7 @@ int32_t Answer::draw(const float* logits, std::string* text) {
 }
 
 std::string Answer::take(int32_t id) {
+  ended_by_token_ = contains(eos_, id) || contains(task_.sampling.stop_ids, id);
   if (contains(eos_, id)) {
     finish(FinishReason::kEos);
   } else if (contains(task_.sampling.stop_ids, id)) {

@@ -35,6 +35,8 @@ class Answer {
 
   int64_t sample() const { return task_.sample; }
   bool done() const { return done_; }
+  // Whether the last token drawn is an end token or one of stop_ids, which has no text.
+  bool ended_by_token() const { return ended_by_token_; }
   // Draws a token from its logits (vocab_size) and returns it, or -1 where all are banned, which
   // ends the answer. `text`: what became certain by it.
   int32_t draw(const float* logits, std::string* text);
@@ -57,7 +59,7 @@ class Answer {
   TextStream characters_;
   Sampler sampler_;
   Generation out_;
-  bool done_ = false;
+  bool done_ = false, ended_by_token_ = false;
 };
 
 }  // namespace mamba

@@ -53,6 +53,9 @@ std::string stripped(const std::string& text, unsigned sides) {
   return jinja::strip(jinja::Text(text, false), nullptr, static_cast<jinja::Sides>(sides)).bytes();
 }
 
+// Bytes of the spaces that a text begins with.
+size_t spaces(const std::string& text) { return text.size() - stripped(text, jinja::kLeft).size(); }
+
 }  // namespace
 
 struct ChatSession::Rendered : ChatText {
@@ -110,9 +113,10 @@ int64_t ChatSession::kept_bytes() const {
   return bytes;
 }
 
-ChatSession::Rendered ChatSession::render(bool add_generation_prompt) const {
+ChatSession::Rendered ChatSession::render(const std::vector<Message>& conversation,
+                                          bool add_generation_prompt) const {
   std::vector<ChatMessage> messages;
-  for (const Message& m : now_.messages)
+  for (const Message& m : conversation)
     messages.push_back({m.role, m.raw.empty() ? m.content : m.raw});
   return Rendered(template_.parsed().render(messages, add_generation_prompt, settings_.now),
                   specials_);
@@ -135,7 +139,10 @@ bool ChatSession::cuts_cleanly(const Rendered& target, size_t at) const {
 
 // Remembers where the session stands, within the budget.
 void ChatSession::keep() {
-  if (!now_.checkpoints.empty() && now_.checkpoints.back().length == now_.context.size()) return;
+  if (!now_.checkpoints.empty() && now_.checkpoints.back().length == now_.context.size() &&
+      now_.checkpoints.back().session->tokens == now_.session.tokens) {
+    return;
+  }
   now_.checkpoints.push_back({std::make_shared<const Session>(now_.session), now_.context.size()});
   while (kept_bytes() > settings_.max_undo_bytes && now_.checkpoints.size() > 1) {
     now_.checkpoints.erase(now_.checkpoints.begin());
@@ -154,7 +161,12 @@ bool ChatSession::read(const Rendered& target, const ChatOptions& options, ChatA
   const size_t known = now_.context.size();
   const int64_t tokens = now_.session.tokens;
   const size_t common = common_start(now_.context, target.text);
-  if (common < known || !cuts_cleanly(target, known)) {
+  // Behind an answer the ids are those that were drawn, which need not be those of the text; but a
+  // special token is whole or not there.
+  const bool within_special =
+      std::any_of(target.specials.begin(), target.specials.end(),
+                  [&](const Rendered::Special& s) { return s.begin < known && known < s.end; });
+  if (common < known || within_special) {
     size_t best = now_.checkpoints.size();
     while (best > 0 && (now_.checkpoints[best - 1].length > common ||
                         !cuts_cleanly(target, now_.checkpoints[best - 1].length))) {
@@ -198,7 +210,7 @@ ChatAnswer ChatSession::send(const std::string& text, const ChatOptions& options
 // Reads up to the answer and writes it; with `dropped` nothing was added to the messages.
 ChatAnswer ChatSession::answer(const ChatOptions& options) {
   ChatAnswer result;
-  const Rendered target = render(true);
+  const Rendered target = render(now_.messages, true);
   Clock::time_point start = Clock::now();
   const bool whole = read(target, options, &result);
   result.prompt_seconds = seconds_since(start);
@@ -218,11 +230,13 @@ ChatAnswer ChatSession::answer(const ChatOptions& options) {
   generate.stop.insert(generate.stop.end(), template_.stops().begin(), template_.stops().end());
   generate.ignore_eos = options.ignore_eos;
   generate.keep_session = true;
+  generate.drop_end = true;  // the template writes its own end
   generate.interrupted = options.interrupted;
   generate.on_token = [&](int64_t, int32_t, std::string_view piece) {
     if (options.on_text && !piece.empty()) options.on_text(piece);
   };
   now_.session.pending.clear();
+  const int64_t tokens = now_.session.tokens;
   start = Clock::now();
   const Generation generation = generator_.generate(now_.session, generate)[0];
   result.generate_seconds = seconds_since(start);
@@ -233,28 +247,90 @@ ChatAnswer ChatSession::answer(const ChatOptions& options) {
     return result;
   result.dropped = false;
   std::string bytes;
-  for (const int32_t id : generation.ids) bytes += tokenizer_->token_bytes(id);
+  const size_t read = generation.ids.size() -
+                      static_cast<size_t>(tokens + result.generated_tokens - now_.session.tokens);
+  for (size_t i = 0; i < read; ++i) bytes += tokenizer_->token_bytes(generation.ids[i]);
   settle(bytes, valid_utf8(generation.text));
   return result;
 }
 
+// Where the session stands in the text of the next turn, with `content` as the answer to `prompt`
+// and `bytes` what the state has of it: behind the answer and as much of what the template writes
+// there as is in the state already. Spaces at the ends of an answer may differ, as templates strip
+// or add them. 0 where the template writes more than that otherwise.
+size_t ChatSession::written_end(const std::string& prompt, const std::string& bytes,
+                                const std::string& content, const std::string& written) const {
+  const size_t head = stripped(prompt, jinja::kRight).size();
+  if (common_start(prompt, written) < head) return 0;
+  const std::string core = stripped(content, jinja::kBoth);
+  const size_t begin = core.empty() ? head : head + spaces(written.substr(head));
+  if (written.compare(begin, core.size(), core) != 0) return 0;
+  const size_t end = begin + core.size();
+  // What the state has behind the words of the answer, and what the template writes there.
+  const std::string held =
+      core.empty() ? prompt.substr(head) + bytes : bytes.substr(spaces(bytes) + core.size());
+  const std::string tail = written.substr(end);
+  const size_t held_spaces = spaces(held), tail_spaces = spaces(tail);
+  size_t best = 0;
+  for (size_t skip = 0; skip <= tail_spaces; ++skip) {
+    for (size_t count = std::min(tail.size() - skip, held.size()); count > 0; --count) {
+      if (held.compare(held.size() - count, count, tail, skip, count) != 0) continue;
+      if (held_spaces >= held.size() - count) best = std::max(best, skip + count);
+      break;
+    }
+  }
+  const bool covered = best > 0 || held_spaces == held.size();
+  return covered && end + best >= prompt.size() ? end + best : 0;
+}
+
 // Adds the answer to the messages, so that the template writes it again as the state has it: the
 // bytes that came, up to what ended them, without the spaces that the template adds by itself.
-void ChatSession::settle(const std::string& bytes, const std::string& text) {
-  now_.context += bytes;
+// `bytes` are those that the state has read.
+void ChatSession::settle(std::string bytes, const std::string& text) {
+  const std::string prompt = now_.context;
   const std::string raw = bytes_of_text(bytes, text);
-  now_.messages.push_back({"assistant", text, raw == text ? "" : raw});
-  for (const unsigned sides : {0u, 1u, 2u, 3u}) {
-    const Message message = now_.messages.back();
+  // A character that the end has cut is in the state alone.
+  const std::string& cut = now_.session.pending;
+  if (!cut.empty() && raw.size() + cut.size() == bytes.size()) bytes.resize(raw.size());
+  const auto message_of = [](const std::string& content) {
+    const std::string valid = valid_utf8(content);
+    return Message{"assistant", valid, valid == content ? "" : content};
+  };
+  now_.messages.push_back(message_of(raw));
+  now_.context = prompt + bytes;
+  Message close = now_.messages.back();
+  std::string context;
+  for (const unsigned sides : {2u, 0u, 1u, 3u}) {
     const std::string content = sides == 0 ? raw : stripped(raw, sides);
-    Message& tried = now_.messages.back();
-    tried.content = valid_utf8(content);
-    tried.raw = tried.content == content ? "" : content;
-    const std::string written = render(false).text;
-    if (common_start(written, now_.context) == std::min(written.size(), now_.context.size()))
-      return;
-    tried = message;
+    now_.messages.back() = message_of(content);
+    std::string written = next_text();
+    const size_t end = written_end(prompt, bytes, content, written);
+    if (end == 0) continue;
+    written.resize(end);
+    if (written == now_.context) return;
+    if (!context.empty()) continue;
+    context = written;
+    close = now_.messages.back();
   }
+  if (!context.empty()) now_.context = context;
+  now_.messages.back() = close;
+}
+
+// The text of the next turn up to the words of its message; "" where the template refuses it.
+std::string ChatSession::next_text() const {
+  const std::string words = "NEXTMARK";
+  std::vector<Message> messages = now_.messages;
+  messages.push_back({"user", words, ""});
+  try {
+    const std::string text = render(messages, true).text;
+    return text.substr(0, text.rfind(words));
+  } catch (const Error&) {
+    return "";
+  }
+}
+
+bool ChatSession::goes_on() const {
+  return now_.session.tokens > 0 && next_text().compare(0, now_.context.size(), now_.context) == 0;
 }
 
 ChatAnswer ChatSession::regenerate(const ChatOptions& options) {
@@ -275,10 +351,13 @@ bool ChatSession::undo() {
   if (last == 0) return false;
   now_.messages.resize(last - 1);
   now_.attempts = 0;
-  // The last state is the one before the answer, the one before it that before the message. Where
-  // it is not kept any more, the next turn reads from an older one.
-  if (now_.checkpoints.size() >= 2 && turns() > 0) {
-    restore(now_.checkpoints.size() - 2);
+  // Back to the last state that the messages which are left begin with; where it is not kept any
+  // more, the next turn reads from an older one.
+  const size_t common = common_start(now_.context, next_text());
+  size_t best = turns() > 0 ? now_.checkpoints.size() : 0;
+  while (best > 0 && now_.checkpoints[best - 1].length > common) --best;
+  if (best > 0) {
+    restore(best - 1);
   } else {
     start_over();
   }

@@ -127,6 +127,9 @@ void ChatSession::load(const std::string& path) {
     }
   }
   if (loaded.session.tokens == 0) loaded.context.clear();
+  loaded_template_ = has_member(chat, "template") && chat["template"].is_string()
+                         ? chat["template"].get<std::string>()
+                         : "";
   settings_.now = get_int(chat, "now", -kMost, kMost, where);
   now_ = std::move(loaded);
 }

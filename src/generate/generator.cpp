@@ -45,7 +45,8 @@ class Run {
       results.push_back(std::move(answer.result()));
     }
     if (options_.samples == 1) {
-      add_tokens(session_, results[0].ids.data(), static_cast<int64_t>(results[0].ids.size()));
+      add_tokens(session_, results[0].ids.data(),
+                 static_cast<int64_t>(results[0].ids.size()) - (end_dropped_ ? 1 : 0));
     }
     return results;
   }
@@ -81,6 +82,11 @@ class Run {
 
   // Takes the drawn tokens into the states; rows that have ended leave the batch first.
   void advance() {
+    if (options_.drop_end && active_[0]->ended_by_token()) {
+      end_dropped_ = true;
+      active_.clear();
+      return;
+    }
     if (options_.keep_session) {  // one sample: its last token counts too
       model_.step(tokens_.data(), session_.state, logits_.data());
       expect_finite(logits_.data(), model_.config().vocab_size, "generate");
@@ -126,6 +132,7 @@ class Run {
   State batch_;                  // with several samples
   std::vector<float> logits_;    // (rows, vocab_size)
   std::vector<int32_t> tokens_;  // (rows) drawn last
+  bool end_dropped_ = false;
 };
 
 void check_options(const GenerateOptions& o, const Config& config, const Tokenizer* tokenizer) {
@@ -135,6 +142,7 @@ void check_options(const GenerateOptions& o, const Config& config, const Tokeniz
   };
   expect(o.samples >= 1, "samples of at least 1", o.samples);
   expect(!o.keep_session || o.samples == 1, "one sample where the session is kept", o.samples);
+  expect(!o.drop_end || o.keep_session, "keep_session with drop_end", o.keep_session);
 }
 
 }  // namespace

@@ -189,7 +189,7 @@ class Chat(unittest.TestCase):
         self.assertRegex(stats, r"tokens/s \(\d+ read again\)")
         self.assertIn("saved 1 turns", t.ask("/save one"))
         self.assertIn("0 turns left", t.ask("/undo"))
-        self.assertIn("goes on after 1 turns", t.ask("/load one"))
+        self.assertIn("goes on after 1 turn ", t.ask("/load one"))
         self.assertIn("reads the conversation again", t.ask("/system Be rude."))
         self.assertIn("Be rude.", t.ask("/system"))
         t.ask("And now?")
@@ -249,6 +249,52 @@ class Chat(unittest.TestCase):
         t.until("\n")
         t.prompt()
         self.assertEqual(t.close()[0], pipe("Hello\n", *typed))
+
+    def test_ctrl_c_right_behind_a_line_is_meant_for_its_answer(self):
+        terminal = Terminal("chat", "-m", "model", "--threads", "1", "-n", "-1")
+        terminal.prompt()
+        terminal.send(b"Hello\n" + CTRL_C)
+        self.assertIn("interrupted; the message does not count", terminal.prompt())
+        self.assertEqual(terminal.close()[1], 0)
+
+    def test_bytes_that_are_no_character_do_not_vanish(self):
+        terminal = Terminal(*CHAT, "--session", "bytes.chat")
+        terminal.prompt()
+        terminal.send(b"caf\xe9 ol\xc3\xa9\n")
+        self.assertIn("bytes that are no UTF-8 became U+FFFD", terminal.prompt())
+        self.assertEqual(terminal.close()[1], 0)
+        with open("bytes.chat", "rb") as file:
+            content = file.read()
+        self.assertIn("caf\ufffd ol\u00e9".encode(), content)
+
+    def test_a_history_that_cannot_be_kept_is_said_once(self):
+        os.makedirs("folder", exist_ok=True)
+        terminal = Terminal(*CHAT, "--history", "folder")
+        seen = terminal.prompt() + terminal.ask("one") + terminal.ask("two")
+        self.assertEqual(seen.count("warning: [--history] expected to write"), 1, seen)
+        self.assertEqual(terminal.close()[1], 0)
+        models.write("thesis.txt", "years of work\n")
+        terminal = Terminal(*CHAT, "--history", "thesis.txt")
+        terminal.until("which is another")
+        self.assertEqual(terminal.process.wait(timeout=60), 2)
+        terminal.close()
+        with open("thesis.txt") as file:
+            self.assertEqual(file.read(), "years of work\n")
+
+    def test_a_session_says_whether_it_goes_on(self):
+        def notes(*arguments):
+            return subprocess.run([PROGRAM, *CHAT, "--session", "said.chat", *arguments],
+                                  input=b"Hello\n", capture_output=True, timeout=120,
+                                  check=True).stderr.decode()
+        self.assertEqual(notes(), "")
+        self.assertEqual(notes(), "")
+        self.assertIn("reads again: the system prompt is another", notes("--system-prompt", "Brief."))
+        self.assertEqual(notes(), "")
+        self.assertIn("held with the template 'plain' and this one is 'chatml'",
+                      notes("--chat-template", "chatml"))
+        terminal = Terminal(*CHAT, "--session", "said.chat")
+        self.assertIn("held with the template 'chatml' and this one is 'plain'", terminal.prompt())
+        self.assertEqual(terminal.close()[1], 0)
 
     def test_colours_only_where_they_are_wanted(self):
         t = Terminal(*CHAT, "--history", "none", "--color", "always")
