@@ -69,6 +69,9 @@ struct GenerateOptions {
   // Also takes the last sampled token into the session, so that the session continues behind it.
   // Only with samples == 1.
   bool keep_session = false;
+  // With keep_session: an end token or one of stop_ids that ends the answer stays out of the
+  // session.
+  bool drop_end = false;
   // Polled between tokens and between chunks of a prompt; true ends the answer.
   std::function<bool()> interrupted;
   // Called for each sampled token with the text that became certain by it (whole characters, maybe
@@ -96,7 +99,7 @@ struct BatchOptions {
   bool ignore_eos = false;  // go on after an end token
   // Polled between steps and between chunks of a prompt; true ends the batch.
   std::function<bool()> interrupted;
-  std::function<void(const BatchProgress&)> on_progress;  // after each step
+  std::function<void(const BatchProgress&)> on_progress;  // after steps and answers
 };
 
 // Borrows the model, and the tokenizer where there is one; both must outlive it.

@@ -42,6 +42,8 @@ void check_result_path(const std::string& path, bool resume) {
 
 ResultFile::ResultFile(const std::string& path, bool resume) : path_(path) {
   if (path.empty()) return;
+  std::error_code ignored;
+  created_ = !std::filesystem::exists(path, ignored);
   fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | (resume ? 0 : O_EXCL), 0666);
   if (fd_ < 0) refuse(path, errno);
   if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
@@ -53,7 +55,10 @@ ResultFile::ResultFile(const std::string& path, bool resume) : path_(path) {
 }
 
 ResultFile::~ResultFile() {
-  if (fd_ >= 0) ::close(fd_);
+  if (fd_ < 0) return;
+  // A run that fails before its first result leaves no file that the next one would stumble over.
+  if (created_ && size_ == 0 && std::uncaught_exceptions() > exceptions_) ::unlink(path_.c_str());
+  ::close(fd_);
 }
 
 bool ResultFile::next_done(Json* result) {

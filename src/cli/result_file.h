@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -35,6 +36,8 @@ class ResultFile {
   std::string path_;
   int fd_ = -1;
   int64_t size_ = 0;  // bytes of whole lines
+  bool created_ = false;
+  int exceptions_ = std::uncaught_exceptions();
   std::unique_ptr<LineReader> reader_;
 };
 

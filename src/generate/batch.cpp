@@ -46,10 +46,7 @@ class BatchRun {
       if (interrupted()) return false;
       step();
       refill();
-      if (options_.on_progress) {
-        progress_.running = static_cast<int64_t>(rows_.size());
-        options_.on_progress(progress_);
-      }
+      report();
     }
     return !interrupted_;
   }
@@ -58,6 +55,12 @@ class BatchRun {
   bool interrupted() {
     interrupted_ = interrupted_ || (options_.interrupted && options_.interrupted());
     return interrupted_;
+  }
+
+  void report() {
+    if (!options_.on_progress) return;
+    progress_.running = running();
+    options_.on_progress(progress_);
   }
 
   // Takes every row's token into its state and draws the next one.
@@ -138,6 +141,7 @@ class BatchRun {
       if (!begin(row)) return false;
       if (!row.answer->done()) return true;
       hand_over(row);
+      report();  // many may end so before the next step
     }
     return false;
   }

@@ -210,5 +210,29 @@ TEST(Batch, RefusesWhatCannotBeAnswered) {
   EXPECT_TRUE(refuses({"batch_size", "1..4096", "0"}, good));
 }
 
+TEST(Batch, ProgressCountsAnswersThatNeedNoStep) {
+  Model model = byte_model("mamba1");
+  const auto tokenizer = make_tokenizer("bytes");
+  Generator generator(model, tokenizer.get());
+  for (const int64_t tokens : {0, 1}) {
+    int asked = 0;
+    BatchProgress last;
+    BatchOptions options;
+    options.batch_size = 2;
+    options.on_progress = [&](const BatchProgress& p) { last = p; };
+    generator.generate_batch(
+        [&](GenerateRequest& request) {
+          request.prompt = {65, 66};
+          request.max_tokens = tokens;
+          return ++asked <= 5;
+        },
+        [](int64_t, Generation&&) {}, options);
+    EXPECT_EQ(last.finished, 5);
+    EXPECT_EQ(last.generated_tokens, 5 * tokens);
+    EXPECT_EQ(last.prompt_tokens, 10);
+    EXPECT_EQ(last.running, 0);
+  }
+}
+
 }  // namespace
 }  // namespace mamba
