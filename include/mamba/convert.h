@@ -2,6 +2,7 @@
 // Models from one form into another: transformers and state-spaces, and from GGUF and mamba.c.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -25,7 +26,7 @@ struct ConvertOptions {
   // (A_log, D, dt_bias, norms, convolution) keep the 16 bits they have, or stay f32.
   std::optional<DType> dtype;
   bool safetensors = false;  // state-spaces form: model.safetensors instead of pytorch_model.bin
-  bool replace = false;      // an output folder with something in it
+  bool replace = false;      // an output folder that holds a model, and no files that are not its
   // After every tensor: bytes written and to write.
   std::function<void(int64_t done, int64_t total)> on_progress;
 };
@@ -46,9 +47,11 @@ ConvertResult convert_model(const std::string& in, const std::string& out,
 
 struct ModelComparison {
   double max_error = 0;     // of the logits; infinity if one is not finite
-  double max_logit = 0;     // of the first model
+  double max_logit = 0;     // of the first model, where both are finite
   int64_t positions = 0;    // compared
-  int64_t same_greedy = 0;  // of them: the same most likely token
+  int64_t same_greedy = 0;  // of them: the same most likely token, and all logits finite
+  int64_t logits = 0;       // of each model
+  std::array<int64_t, 2> not_finite{};  // of them, in the first and the second: NaN or infinite
 };
 
 // Runs both models, one after the other, on one fixed sequence of `length` ids, and compares their

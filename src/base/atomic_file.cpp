@@ -25,6 +25,8 @@ constexpr std::string_view kMark = ".mamba-tmp-";
 [[noreturn]] void fail_io(const std::string& path, const std::string& wanted, int error) {
   const char* advice = error == ENOSPC || error == EDQUOT || error == EFBIG
                            ? "free some space or choose another folder"
+                       : error == EBUSY
+                           ? "it is in use as a mount point or current folder: name another"
                            : "check that the folder exists and may be written";
   fail(ErrorCode::kIo, "[{}] expected to {}, got: {}; {} (what was there before is unchanged)",
        path, wanted, strerror(error), advice);

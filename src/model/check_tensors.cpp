@@ -38,7 +38,13 @@ void check_tensors(const TensorTable& table, const Config& config) {
   std::unordered_set<std::string> known;
   const ParamTable parameters = parameter_table(config);
   for (const ParamSpec& spec : parameters.specs()) {
-    table.get(spec.name, spec.shape);
+    const DType dtype = table.get(spec.name, spec.shape).dtype;
+    if (dtype != DType::kF32 && dtype != DType::kF64 && dtype != DType::kBF16 &&
+        dtype != DType::kF16 && !is_quantized(dtype)) {
+      fail(ErrorCode::kUnsupported,
+           "[{}] expected tensor \"{}\" as f32, bf16, f16 or f64, got {}; convert the model",
+           table.where(), printable(spec.name, 200), dtype_name(dtype));
+    }
     known.insert(spec.name);
   }
   if (config.tie_embeddings) known.insert(kHead);

@@ -69,10 +69,43 @@ Source source_of(const std::string& in) {
   return is_state_spaces_config(in + "/config.json") ? Source::kStateSpaces : Source::kTransformers;
 }
 
-// A folder is replaced whole, so it must be one that a conversion could have written.
+// Of the files that are a model's own, in either form and with either kind of weights.
+bool belongs_to_model(const std::string& name) {
+  if (name == "config.json" || name == "README.md") return true;
+  for (const char* companion : kCompanions) {
+    if (name == companion) return true;
+  }
+  for (const char* stem : {"model", "pytorch_model"}) {
+    const std::string rest = name.starts_with(stem) ? name.substr(std::strlen(stem)) : "";
+    for (const char* ending :
+         {".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json"}) {
+      // "", or the number of a shard: "-00001-of-00002"
+      if (rest.ends_with(ending) && (rest == ending || rest.starts_with("-0"))) return true;
+    }
+  }
+  return false;
+}
+
+bool is_model_folder(const std::string& folder) {
+  if (has_weights(folder)) return true;
+  try {
+    read_config(folder);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// A folder is replaced whole, so it must hold a model and nothing else.
 void check_output(const std::string& in, const std::string& out, bool replace) {
   std::error_code ignored;
   if (!fs::exists(out, ignored)) return;
+  if (fs::equivalent(out, ".", ignored)) {
+    fail(ErrorCode::kInvalidArgument,
+         "[{}] expected another folder than the current one, in whose place a finished one cannot "
+         "be moved; name a new one",
+         out);
+  }
   if (!fs::is_directory(out, ignored)) {
     fail(ErrorCode::kInvalidArgument, "[{}] expected a folder to write, got a file; name another",
          out);
@@ -88,14 +121,22 @@ void check_output(const std::string& in, const std::string& out, bool replace) {
          "with --force",
          out);
   }
-  bool plain = fs::exists(out + "/config.json", ignored);
+  std::string others;
   for (const fs::directory_entry& entry : fs::directory_iterator(out)) {
-    plain = plain && entry.is_regular_file(ignored);
+    const std::string name = entry.path().filename().string();
+    if (entry.is_regular_file(ignored) && belongs_to_model(name)) continue;
+    others += (others.empty() ? "" : ", ") + printable(name, 100);
   }
-  if (!plain) {
+  if (!others.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "[{}] expected a model folder (config.json and files, no folders) to replace, got "
-         "something else; remove it by hand or name another",
+         "[{}] expected a folder with the files of a model alone to replace, got also {}; move "
+         "that away or name another folder",
+         out, printable(others, 300));
+  }
+  if (!is_model_folder(out)) {
+    fail(ErrorCode::kInvalidArgument,
+         "[{}] expected a model folder (weights, or the config.json of a model) to replace, got "
+         "another; remove it by hand or name another folder",
          out);
   }
 }
@@ -185,7 +226,11 @@ class Conversion {
            "the state-spaces form",
            beyond);
     }
-    return write_config(c);
+    // How a model is initialised is no matter of one that has weights, and transformers would take
+    // `true` for an order to change them: what no file said is not written.
+    Config stored = c;
+    if (source_ != Source::kTransformers) stored.rescale_prenorm_residual = false;
+    return write_config(stored);
   }
 
   std::vector<TensorData> plan(const WeightFiles& weights) {
@@ -193,12 +238,6 @@ class Conversion {
     const ParamTable parameters = parameter_table(result_.config);
     for (const ParamSpec& spec : parameters.specs()) {
       const TensorInfo& from = weights.get(spec.name);
-      if (from.dtype != DType::kF32 && from.dtype != DType::kF64 && !is_half(from.dtype) &&
-          !is_quantized(from.dtype)) {
-        fail(ErrorCode::kUnsupported,
-             "[{}] expected tensor \"{}\" as f32, bf16, f16 or f64, got {}; convert the model",
-             weights.where(), from.name, dtype_name(from.dtype));
-      }
       TensorData to;
       to.name = to_state_spaces() && spec.name == kEmbedding ? kStateSpacesEmbedding : spec.name;
       to.dtype = target_dtype(spec, from.dtype, options_);
@@ -270,6 +309,8 @@ class Conversion {
   std::string card(const std::string& folder) const {
     CardFacts facts;
     facts.base_model = card_name(in_);
+    // The hub's word for the same weights in another form or type.
+    facts.base_model_relation = "quantized";
     std::error_code ignored;
     if (fs::is_directory(in_, ignored)) facts.carried = carried_facts(in_);
     std::string types;
@@ -281,7 +322,7 @@ class Conversion {
            card_heading(result_.config, parameter_count(result_.config)) +
            fmt::format(
                "\n\nConverted with mamba-cpp {} from `{}` ({} form) into the {} form: {}.\n\n",
-               MAMBA_VERSION, card_name(in_), kForms[static_cast<size_t>(source_)],
+               MAMBA_VERSION, in_, kForms[static_cast<size_t>(source_)],
                to_state_spaces() ? "state-spaces" : "transformers", types) +
            card_file_table(folder);
   }
@@ -335,14 +376,23 @@ ModelComparison compare_models(const std::string& a, const std::string& b,
   }
   ModelComparison c;
   c.positions = length;
+  c.logits = length * V;
   for (int64_t t = 0; t < length; ++t) {
     const float* x = first.data() + t * V;
     const float* y = second.data() + t * V;
+    const auto bad = [&](const float* row) {
+      return std::count_if(row, row + V, [](float value) { return !std::isfinite(value); });
+    };
+    const int64_t bad_first = bad(x), bad_second = bad(y);
+    c.not_finite[0] += bad_first;
+    c.not_finite[1] += bad_second;
+    if (bad_first + bad_second > 0) {
+      c.max_error = std::numeric_limits<double>::infinity();
+      continue;
+    }
     c.same_greedy += std::max_element(x, x + V) - x == std::max_element(y, y + V) - y;
     for (int64_t v = 0; v < V; ++v) {
-      const double error = std::fabs(static_cast<double>(x[v]) - y[v]);
-      c.max_error = std::isfinite(error) ? std::max(c.max_error, error)
-                                         : std::numeric_limits<double>::infinity();
+      c.max_error = std::max(c.max_error, std::fabs(static_cast<double>(x[v]) - y[v]));
       c.max_logit = std::max(c.max_logit, std::fabs(static_cast<double>(x[v])));
     }
   }

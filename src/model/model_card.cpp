@@ -15,6 +15,16 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxCarried = 200;  // lines
 
+// Quoted for YAML: a folder may be called anything.
+std::string quoted(const std::string& value) {
+  std::string out = "\"";
+  for (const char c : value) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (static_cast<unsigned char>(c) >= 0x20) out += c;
+  }
+  return out + "\"";
+}
+
 }  // namespace
 
 std::string with_commas(int64_t value) {
@@ -31,7 +41,9 @@ std::string card_name(const std::string& path) {
   if (p.filename().empty()) p = p.parent_path();  // "books/"
   std::error_code ignored;
   if (p.empty() || p == "." || p.filename() == "..") p = fs::weakly_canonical(path, ignored);
-  return p.filename().string();
+  const std::string name = p.filename().string();
+  const std::string run = p.parent_path().filename().string();
+  return name.starts_with("checkpoint-") && !run.empty() ? run + "/" + name : name;
 }
 
 std::string card_front_matter(const Config& config, const CardFacts& facts) {
@@ -39,20 +51,26 @@ std::string card_front_matter(const Config& config, const CardFacts& facts) {
                      "library_name: mamba-cpp\npipeline_tag: text-generation\ntags:\n- mamba\n";
   if (config.model_type != "mamba") text += "- " + config.model_type + "\n";
   for (const std::string& tag : facts.tags) text += "- " + tag + "\n";
-  // Quoted: a folder may be called anything.
-  const auto quoted = [](const std::string& value) {
-    std::string out = "\"";
-    for (const char c : value) {
-      if (c == '"' || c == '\\') out += '\\';
-      if (static_cast<unsigned char>(c) >= 0x20) out += c;
-    }
-    return out + "\"";
-  };
   if (!facts.base_model.empty()) text += "base_model: " + quoted(facts.base_model) + "\n";
   if (!facts.base_model_relation.empty()) {
     text += "base_model_relation: " + facts.base_model_relation + "\n";
   }
-  return text + "---\n";
+  if (!facts.datasets.empty()) text += "datasets:\n";
+  for (const std::string& dataset : facts.datasets) text += "- " + quoted(dataset) + "\n";
+  return text + facts.evaluation + "---\n";
+}
+
+std::string card_evaluation(const std::string& name, const std::string& dataset,
+                            const std::vector<CardMetric>& metrics) {
+  std::string text = fmt::format(
+      "model-index:\n- name: {}\n  results:\n  - task:\n      type: text-generation\n    "
+      "dataset:\n      name: {}\n      type: text\n    metrics:\n",
+      quoted(name), quoted(dataset));
+  for (const CardMetric& metric : metrics) {
+    text += fmt::format("    - type: {}\n      name: {}\n      value: {:.6g}\n", metric.type,
+                        quoted(metric.name), metric.value);
+  }
+  return text;
 }
 
 std::string card_heading(const Config& c, int64_t parameters) {
@@ -76,7 +94,7 @@ std::string card_file_table(const std::string& folder) {
   return text;
 }
 
-std::string carried_facts(const std::string& folder) {
+std::string carried_facts(const std::string& folder, bool datasets) {
   std::ifstream in(fs::path(folder) / "README.md");
   std::string line, carried;
   if (!std::getline(in, line) || line != "---") return "";
@@ -87,7 +105,7 @@ std::string carried_facts(const std::string& folder) {
     if (!continues) {
       const std::string key = line.substr(0, line.find(':'));
       keep = key == "license" || key == "license_name" || key == "license_link" ||
-             key == "language" || key == "datasets";
+             key == "language" || (datasets && key == "datasets");
     }
     if (keep) carried += line + "\n";
   }

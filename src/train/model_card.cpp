@@ -22,6 +22,12 @@ std::string row(const std::string& name, const std::string& value) {
   return fmt::format("| {} | {} |\n", name, value);
 }
 
+std::string held_out_names(const TrainOptions& o) {
+  std::string names;
+  for (const std::string& path : o.valid) names += (names.empty() ? "" : ", ") + card_name(path);
+  return names;
+}
+
 std::string schedule_text(const TrainOptions& o) {
   return fmt::format("{} from {:g} after {} warm-up steps to {:g} of it",
                      lr_schedule_name(o.lr_schedule), o.learning_rate, o.warmup_steps,
@@ -51,8 +57,12 @@ std::string data_summary(const TrainOptions& o, const TrainPlan& plan) {
 std::string training_table(const TrainOptions& o, const TrainPlan& plan,
                            const TrainResult& result) {
   std::string table = "| | |\n|---|---|\n";
+  if (!o.init_from.empty()) table += row("started from", "`" + o.init_from + "`");
   table += row("data", data_summary(o, plan));
-  table += row("tokenizer", o.tokenizer);
+  table += row("tokenizer", plan.tokenizer == "bytes"
+                                ? plan.tokenizer
+                                : fmt::format("byte-level BPE, {} ids (`tokenizer.json`)",
+                                              with_commas(plan.tokenizer_size)));
   table +=
       row("steps", fmt::format("{} of {} tokens ({} x {} x {}), {} tokens in all",
                                with_commas(result.last.step), with_commas(plan.tokens_per_step),
@@ -93,7 +103,15 @@ std::string model_card(const TrainOptions& o, const TrainPlan& plan, const Train
   if (!o.init_from.empty()) {
     facts.base_model = card_name(o.init_from);
     facts.base_model_relation = "finetune";
-    facts.carried = carried_facts(o.init_from);
+    facts.carried = carried_facts(o.init_from, false);  // its datasets are those of its own card
+  }
+  for (const std::string& path : o.data) facts.datasets.push_back(card_name(path));
+  if (result.eval.targets > 0) {
+    facts.evaluation =
+        card_evaluation(card_name(o.output_dir), held_out_names(o),
+                        {{"loss", "loss (nats a token)", result.eval.loss},
+                         {"perplexity", "perplexity of a token", result.eval.perplexity},
+                         {"bits_per_byte", "bits per byte", result.eval.bits_per_byte}});
   }
   std::string card = card_front_matter(plan.config, facts) +
                      card_heading(plan.config, plan.parameters) +

@@ -247,9 +247,23 @@ TEST_F(Convert, FoldersAreWrittenWholeWithCardAndCompanions) {
   convert_model(in, ssm, options);
   EXPECT_FALSE(fs::exists(ssm + "/pytorch_model.bin"));
   EXPECT_TRUE(fs::exists(ssm + "/model.safetensors"));
+  EXPECT_NE(card.find("base_model_relation: quantized"), std::string::npos);
   fs::create_directories(folder_ / "home/documents");
-  refuse(ErrorCode::kInvalidArgument, {"a model folder", "to replace"}, in, folder_ / "home",
-         options);
+  refuse(ErrorCode::kInvalidArgument, {"files of a model alone", "got also documents"}, in,
+         folder_ / "home", options);
+  // A config.json of something else, and a model among other files.
+  fs::create_directories(folder_ / "project");
+  write_file_atomic(folder_ / "project/config.json", "{\"name\": \"site\"}");
+  refuse(ErrorCode::kInvalidArgument, {"config.json of a model"}, in, folder_ / "project", options);
+  write_file_atomic(ssm + "/thesis.tex", "years of work");
+  refuse(ErrorCode::kInvalidArgument, {"got also thesis.tex"}, in, ssm, options);
+  EXPECT_EQ(content(ssm + "/thesis.tex"), "years of work");
+  EXPECT_TRUE(fs::exists(ssm + "/model.safetensors"));
+  const fs::path here = fs::current_path();
+  fs::create_directories(folder_ / "here");
+  fs::current_path(folder_ / "here");
+  refuse(ErrorCode::kInvalidArgument, {"than the current one"}, in, ".", options);
+  fs::current_path(here);
   fs::create_directories(folder_ / "empty");
   options.replace = false;
   convert_model(in, folder_ / "empty", options);
@@ -269,6 +283,56 @@ TEST_F(Convert, ATiedHeadThatDiffersIsRefused) {
   write_safetensors(out + "/model.safetensors", tensors);
   EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"\"lm_head.weight\" to equal the embedding"},
                          [&] { Model::load(out); }));
+}
+
+TEST_F(Convert, NothingIsInventedOnTheWayBack) {
+  const std::string in = golden("mamba1");
+  ASSERT_EQ(content(in + "/config.json").find("mamba_cpp"), std::string::npos);
+  const std::string back =
+      to(ModelForm::kTransformers, to(ModelForm::kStateSpaces, in, "ssm"), "back");
+  const std::string config = content(back + "/config.json");
+  EXPECT_EQ(config.find("mamba_cpp"), std::string::npos) << config;
+  EXPECT_NE(config.find("\"rescale_prenorm_residual\": false"), std::string::npos);
+}
+
+TEST_F(Convert, DatasetsOfTheCardAreCarried) {
+  const std::string in = folder_ / "in";
+  fs::copy(golden("mamba1"), in);
+  write_file_atomic(in + "/README.md", "---\ndatasets:\n- \"books\"\ntags:\n- old\n---\n");
+  const std::string card = content(to(ModelForm::kStateSpaces, in, "ssm") + "/README.md");
+  EXPECT_NE(card.find("\ndatasets:\n- \"books\"\n"), std::string::npos) << card;
+}
+
+TEST_F(Convert, ComparisonsCountWhatIsNotFinite) {
+  const std::string good = folder_ / "good", bad = folder_ / "bad";
+  Model::create(small_mamba1(), 1).save(good);
+  fs::copy(good, bad);
+  const WeightFiles files(good);
+  std::vector<TensorData> tensors;
+  for (const TensorInfo& t : files.tensors()) tensors.push_back({t.name, t.dtype, t.shape, t.data});
+  const std::vector<float> nan(12, std::nanf(""));
+  for (TensorData& t : tensors) {
+    if (t.name == "backbone.norm_f.weight") t.data = nan.data();
+  }
+  write_safetensors(bad + "/model.safetensors", tensors);
+  const ModelComparison c = compare_models(good, bad, {}, 8);
+  EXPECT_EQ(c.same_greedy, 0);
+  EXPECT_EQ(c.not_finite, (std::array<int64_t, 2>{0, c.logits}));
+  EXPECT_TRUE(std::isinf(c.max_error));
+}
+
+TEST_F(Convert, IntegerWeightsAreRefusedWithTheirFile) {
+  const std::string in = folder_ / "in";
+  Model::create(small_mamba1(), 1).save(in);
+  const WeightFiles files(in);
+  std::vector<TensorData> tensors;
+  for (const TensorInfo& t : files.tensors()) {
+    const bool changed = t.name == "backbone.norm_f.weight";
+    tensors.push_back({t.name, changed ? DType::kI32 : t.dtype, t.shape, t.data});
+  }
+  write_safetensors(folder_ / "in/model.safetensors", tensors);
+  EXPECT_TRUE(fails_with(ErrorCode::kUnsupported, {in, "backbone.norm_f.weight", "got i32"},
+                         [&] { Model::load(in); }));
 }
 
 }  // namespace
