@@ -20,6 +20,7 @@
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/json.h"
 #include "base/near_names.h"
 #include "tokenizer/files.h"
 #include "tokenizer/gguf_tokenizer.h"
@@ -158,6 +159,22 @@ DType weight_dtype_of(const std::string& name) {
   return DType::kF32;
 }
 
+void add_without_effect(CLI::App& app, const std::string& flags, const std::string& type_name,
+                        const std::string& why) {
+  const std::string name = long_name(flags);
+  const auto warn = [=] {
+    std::fprintf(stderr, "warning: [%s] changes nothing here: %s\n", name.c_str(), why.c_str());
+  };
+  const std::string help = "Changes nothing: " + why;
+  if (type_name.empty()) {
+    app.add_flag_callback(flags, warn, help);
+  } else {
+    app.add_option_function<std::string>(
+           flags, [=](const std::string&) { warn(); }, help)
+        ->type_name(type_name);
+  }
+}
+
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
   add_choice(app, "--isa", &options->isa,
              {"auto", "base", "avx2", "avx512", "avx512_bf16", "onednn", "ref"},
@@ -168,6 +185,21 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
                "Type of the weight matrices and their products; in 4 to 8 bits they are quantised "
                "on loading");
   }
+  app.add_option_function<std::string>(
+         "--device",
+         [](const std::string& text) {
+           if (text == "cpu" || text == "auto" || text == "none") return;
+           fail(ErrorCode::kInvalidArgument,
+                "[--device] expected cpu, which is all that this version runs on, got '{}'; leave "
+                "it out",
+                printable(text));
+         },
+         "Where to run: the processor")
+      ->type_name("cpu");
+  app.add_flag("--list-devices", options->list_devices,
+               "List what this machine can run on, and end");
+  add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
+                     "this version runs on the processor alone");
 }
 
 ModelOptions model_options(const RunOptions& options) {
@@ -281,11 +313,11 @@ size_t read_block(std::FILE* file, char* out, size_t count) {
   return done;
 }
 
-std::string read_input(const std::string& path, int64_t limit) {
+std::string read_input(const std::string& path, int64_t limit, const char* where) {
   std::unique_ptr<std::FILE, CloseFile> file(path == "-" ? stdin : std::fopen(path.c_str(), "rb"));
   if (file == nullptr) {
     if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");  // while a pipe was opened
-    fail(ErrorCode::kBadFile, "[input] expected a readable file, got '{}' ({}); check the path",
+    fail(ErrorCode::kBadFile, "[{}] expected a readable file, got '{}' ({}); check the path", where,
          path, std::strerror(errno));
   }
   std::string text;
@@ -294,13 +326,13 @@ std::string read_input(const std::string& path, int64_t limit) {
     const size_t n = read_block(file.get(), block.data(), block.size());
     text.append(block.data(), n);
     if (static_cast<int64_t>(text.size()) > limit) {
-      fail(ErrorCode::kBadFile, "[input] expected at most {} bytes, got more ({}); split the text",
-           limit, path);
+      fail(ErrorCode::kBadFile, "[{}] expected at most {} bytes, got more ({}); split the text",
+           where, limit, path);
     }
     if (n == block.size()) continue;
     if (std::ferror(file.get())) {
-      fail(ErrorCode::kBadFile, "[input] expected a readable file, got '{}' ({}); check the path",
-           path, std::strerror(errno));
+      fail(ErrorCode::kBadFile, "[{}] expected a readable file, got '{}' ({}); check the path",
+           where, path, std::strerror(errno));
     }
     return text;
   }

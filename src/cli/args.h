@@ -36,11 +36,20 @@ int64_t parse_int(const std::string& flag, const std::string& text, int64_t low,
 std::vector<int64_t> parse_int_list(const std::string& flag, const std::string& text, int64_t low,
                                     int64_t high);
 
-// --isa, --threads and --dtype of every command that runs a model.
+// A flag of other programs that has nothing to change here: it is taken, with one warning that says
+// `why`.
+void add_without_effect(CLI::App& app, const std::string& flags, const std::string& type_name,
+                        const std::string& why);
+
+inline constexpr const char* kNoMicroBatches = "prompts are read in pieces of a size of their own";
+inline constexpr const char* kNoContext = "a state has no limit of tokens";
+
+// --isa, --threads, --dtype, --device and --gpu-layers of every command that runs a model.
 struct RunOptions {
   std::string isa = "auto";
   int64_t threads = 0;
   std::string dtype = "f32";
+  bool list_devices = false;  // answered before the command runs
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
@@ -74,8 +83,8 @@ void write_output(std::string_view text);
 // Throws cancelled once Ctrl-C was pressed.
 size_t read_block(std::FILE* file, char* out, size_t count);
 // A whole file (or standard input for "-") as bytes; bad_file when it cannot be read or is larger
-// than `limit` bytes; cancelled when Ctrl-C ends the reading.
-std::string read_input(const std::string& path, int64_t limit);
+// than `limit` bytes, saying `where` (a flag); cancelled when Ctrl-C ends the reading.
+std::string read_input(const std::string& path, int64_t limit, const char* where = "input");
 
 // Throws io now if a file could not be written at `path` later, and invalid_argument if a folder is
 // there; what is there stays as it is.

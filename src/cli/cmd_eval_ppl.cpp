@@ -77,6 +77,8 @@ CommandRun add_eval_ppl(CLI::App& parent) {
   add_text(*app, "-f,--file", &f->file, "FILE", "Text file; - for standard input")->required();
   add_window_flags(*app, &f->windows);
   add_run_options(*app, &f->run);
+  add_without_effect(*app, "-b,--batch-size", "N", kNoMicroBatches);
+  add_without_effect(*app, "--ubatch-size", "N", kNoMicroBatches);
   app->add_flag("--json", f->json, "Print JSON");
   add_examples(*app, {{"Windows of 1024 tokens that overlap by half",
                        "mamba-cpp eval ppl -m MODEL -f held-out.txt"},

@@ -26,6 +26,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMaxPromptBytes = int64_t{1} << 30;
 constexpr int64_t kMaxSamples = 4096;
+constexpr int64_t kMaxTokens = int64_t{1} << 40;
 constexpr int64_t kMaxLogprobs = 1000;
 
 struct GenerateFlags {
@@ -290,7 +291,7 @@ void add_jsonl_options(CLI::App& app, GenerateFlags* f) {
       ->needs(jsonl);
   app.add_flag("--resume", f->lines.resume, "Go on with the --output of an interrupted run")
       ->needs(app.get_option("--output"));
-  add_int(app, "-b,--batch-size", &f->lines.batch_size, 1, kMaxSamples,
+  add_int(app, "-b,--batch-size,--parallel,--max-num-seqs", &f->lines.batch_size, 1, kMaxSamples,
           "Prompts of --jsonl to answer together")
       ->needs(jsonl);
   for (const char* other : {"--prompt", "--prompt-ids", "--samples", "--echo", "--state-in",
@@ -309,8 +310,8 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
                            "Prompt as ids, e.g. 1,2,3; the answer is ids too");
   file->excludes(f->prompt_option);
   f->ids_option->excludes(f->prompt_option)->excludes(file);
-  add_int(app, "-n,--max-new-tokens,--tokens,--predict,--n-predict,--max-tokens", &f->tokens, 0,
-          int64_t{1} << 40, "Tokens to generate at most");
+  add_int(app, "-n,--max-new-tokens,--tokens,--predict,--n-predict,--max-tokens", &f->tokens, -1,
+          kMaxTokens, "Tokens to generate at most; -1: until an end token");
   add_sampling_options(app, &f->sampling);
   app.add_option("--stop", f->stop, "Text that ends the answer; may be repeated")
       ->type_name("STR")
@@ -320,9 +321,11 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
   app.add_flag("--echo", f->echo, "Repeat the prompt before the answer");
   add_text(app, "--state-in", &f->state_in, "FILE", "Go on from a saved state");
   add_text(app, "--state-out", &f->state_out, "FILE", "Save the state behind the answer");
-  add_int(app, "-c,--ctx-size", &f->ctx_size, 0, int64_t{1} << 40,
+  add_int(app, "-c,--ctx-size,--max-model-len", &f->ctx_size, 0, int64_t{1} << 40,
           "Say so when prompt and answer are longer; states have no limit, so it ends nothing");
   add_run_options(app, &f->run);
+  add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);
+  add_without_effect(app, "--cont-batching", "", "rows of --jsonl that end are filled at once");
   app.add_flag("--json", f->json, "Print one JSON object (a list of them for --n) at the end");
   f->logprobs_option =
       add_int(app, "--logprobs", &f->sampling.logprobs, 0, kMaxLogprobs,
@@ -348,6 +351,7 @@ CommandRun add_generate(CLI::App& parent) {
                  "mamba-cpp generate -m MODEL --jsonl -f prompts.jsonl -o answers.jsonl"},
             });
   return [flags] {
+    if (flags->tokens < 0) flags->tokens = kMaxTokens;
     if (!flags->state_out.empty() && flags->samples > 1) {
       fail(ErrorCode::kInvalidArgument,
            "[--state-out] expected one sample, got --n {}; save the state of one answer",

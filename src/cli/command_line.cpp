@@ -21,10 +21,17 @@ std::string with_dashes(std::string name) {
   return name;
 }
 
-// Flags of two or more letters behind one dash that people of llama.cpp type.
-bool is_long_with_one_dash(const std::string& word) {
-  const std::string name = word.substr(0, word.find('='));
-  return name == "-pg" || name == "-ub" || name == "-npl";
+// Flags of llama.cpp with one dash and more letters, and the long ones that they stand for.
+constexpr std::pair<const char*, const char*> kShortNames[] = {
+    {"-ngl", "--gpu-layers"},  {"-ub", "--ubatch-size"},   {"-np", "--parallel"},
+    {"-dev", "--device"},      {"-cb", "--cont-batching"}, {"-pg", "--pg"},
+    {"-npl", "--batch-sizes"},
+};
+
+// "5", "-0.5", "+1": what may stand right behind the letter of a flag.
+bool begins_number(const std::string& text) {
+  const size_t digit = text.find_first_not_of("+-.");
+  return digit != std::string::npos && text[digit] >= '0' && text[digit] <= '9';
 }
 
 class WordReader {
@@ -43,8 +50,6 @@ class WordReader {
       }
       if (word.size() > 2 && word.starts_with("--")) {
         read_long(word);
-      } else if (is_long_with_one_dash(word) && has_long("-" + word)) {
-        read_long("-" + word);
       } else if (word.size() > 1 && word[0] == '-' && !is_number(word)) {
         read_short(word);
       } else {
@@ -55,10 +60,6 @@ class WordReader {
   }
 
  private:
-  bool has_long(const std::string& word) const {
-    return line_.app->get_option_no_throw(word.substr(0, word.find('='))) != nullptr;
-  }
-
   // "-5" is a value, unless a command has a flag -5.
   bool is_number(const std::string& word) const {
     const bool digit = (word[1] >= '0' && word[1] <= '9') || word[1] == '.';
@@ -95,18 +96,26 @@ class WordReader {
     }
   }
 
-  // "-n 5", "-n5"; "-temp 1" would be -t with the value "emp": the long flag is meant.
+  // "-n 5", "-n=5", "-n5" and "-ngl 5". A value of letters must stand alone: "-temp 1" would be -t
+  // with the value "emp", "-nx" is a flag of another program.
   void read_short(const std::string& word) {
-    const CLI::Option* option = line_.app->get_option_no_throw(word.substr(0, 2));
-    const std::string name = with_dashes("-" + word.substr(0, word.find('=')));
-    const bool is_long = word.size() > 2 && line_.app->get_option_no_throw(name) != nullptr;
-    if (option == nullptr || is_long) refuse(word);
-    line_.words.push_back(word);
-    if (word.size() > 2) {
-      line_.given[option] = is_switch(*option) ? "" : word.substr(2);
-    } else {
-      read_value(*option);
+    const size_t equals = std::min(word.find('='), word.size());
+    const std::string name = word.substr(0, equals);
+    for (const auto& [known, long_name] : kShortNames) {
+      if (name != known || line_.app->get_option_no_throw(long_name) == nullptr) continue;
+      return read_long(long_name + word.substr(equals));
     }
+    const CLI::Option* option = line_.app->get_option_no_throw(word.substr(0, 2));
+    if (option == nullptr) refuse(word);
+    if (word.size() == 2) {
+      line_.words.push_back(word);
+      return read_value(*option);
+    }
+    const bool with_equals = equals == 2 && !is_switch(*option);
+    if (!with_equals && (is_switch(*option) || !begins_number(word.substr(2)))) refuse(word);
+    const std::string value = word.substr(with_equals ? 3 : 2);
+    line_.words.insert(line_.words.end(), {word.substr(0, 2), value});
+    line_.given[option] = value;
   }
 
   // The value that must follow is none of our business, whatever it looks like.
@@ -118,7 +127,10 @@ class WordReader {
   }
 
   [[noreturn]] void refuse(const std::string& flag) const {
-    const std::string meant = flag.starts_with("--") ? flag : "-" + flag.substr(0, flag.find('='));
+    std::string meant = flag.starts_with("--") ? flag : "-" + flag.substr(0, flag.find('='));
+    for (const auto& [known, long_name] : kShortNames) {
+      if (flag == known) meant = long_name;
+    }
     fail(ErrorCode::kInvalidArgument, "[{}] expected a known flag, got '{}'{}; {}",
          command_path(*line_.app, false), flag,
          flag.size() > 2 ? flag_meant(with_dashes(meant), long_flags(*line_.app)) : "",

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kMaxBytes = 1 << 20;
 constexpr const char* kBlank = " \t\r";
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";  // of editors on Windows
 
 std::string trimmed(const std::string& text) {
   const size_t first = text.find_first_not_of(kBlank);
@@ -227,7 +228,8 @@ std::vector<Setting> parse_config_json(const std::string& text, const std::strin
 }
 
 std::vector<Setting> read_config_file(const std::string& path) {
-  const std::string text = read_input(path, kMaxBytes);
+  std::string text = read_input(path, kMaxBytes, "--config");
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
   return path.ends_with(".json") ? parse_config_json(text, path) : parse_config_toml(text, path);
 }
 

@@ -122,8 +122,8 @@ void EvalProgress::clear() {
 
 void add_window_flags(CLI::App& app, WindowFlags* f) {
   constexpr int64_t kMaxWindow = int64_t{1} << 24;
-  const CLI::Option* window =
-      add_int(app, "-c,--window,--ctx-size", &f->window, 2, kMaxWindow, "Tokens of a window");
+  const CLI::Option* window = add_int(app, "-c,--window,--ctx-size,--max-model-len", &f->window, 2,
+                                      kMaxWindow, "Tokens of a window");
   CLI::Option* stride = add_int(app, "--stride", &f->stride, 1, kMaxWindow,
                                 "Tokens from one window to the next; half a window if not given");
   stride->default_str("");

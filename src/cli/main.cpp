@@ -22,6 +22,7 @@
 #include "cli/program.h"
 #include "cli/settings.h"
 #include "cli/style.h"
+#include "device/device.h"
 #include "mamba/error.h"
 #include "mamba/version.h"
 
@@ -115,6 +116,10 @@ int run(int argc, char** argv) {
   try {
     settings.apply(app, &line);
     take_program_flags(app, line);
+    if (line.has("--list-devices")) {
+      for (const std::string& name : Device::available()) write_output(name + "\n");
+      return 0;
+    }
     const int done = parse(app, line, settings);
     if (done >= 0) return done;
     const std::vector<CLI::App*> commands = commands_of(app);

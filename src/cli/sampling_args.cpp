@@ -150,10 +150,10 @@ void add_sampling_options(CLI::App& app, SamplingFlags* f) {
   auto& given = f->given;
   given.temperature = add_number(app, "--temp,--temperature", &f->temperature, 0, 1000,
                                  "Temperature; 0: always the most likely token");
-  given.top_k = add_int(app, "--top-k", &f->top_k, 0, kMaxCount,
-                        "Draw from the N most likely tokens; 0: all");
-  given.top_p = add_number(app, "--top-p", &f->top_p, 1e-9, 1,
-                           "Draw from the most likely tokens of this mass");
+  given.top_k = add_int(app, "--top-k", &f->top_k, -1, kMaxCount,
+                        "Draw from the N most likely tokens; 0 or -1: all");
+  given.top_p = add_number(app, "--top-p", &f->top_p, 0, 1,
+                           "Draw from the most likely tokens of this mass; 0: the most likely one");
   given.min_p = add_number(app, "--min-p", &f->min_p, 0, 1,
                            "Drop tokens below this share of the most likely");
   given.typical_p =
@@ -195,8 +195,9 @@ SamplingOptions sampling_options(const SamplingFlags& flags, const std::string& 
   s.order = parse_order(flags);
   check_penalties(flags);
   s.temperature = choose(given.temperature, flags.temperature, model.temperature);
-  s.top_k = choose(given.top_k, flags.top_k, model.top_k);
-  s.top_p = choose(given.top_p, flags.top_p, model.top_p);
+  s.top_k = std::max<int64_t>(choose(given.top_k, flags.top_k, model.top_k), 0);
+  // The mass of the most likely token of any vocabulary is larger: it alone is left.
+  s.top_p = std::max(choose(given.top_p, flags.top_p, model.top_p), 1e-9);
   s.min_p = choose(given.min_p, flags.min_p, model.min_p);
   s.typical_p = choose(given.typical_p, flags.typical_p, model.typical_p);
   // Without its step there is no temperature, and so no greedy choice either.

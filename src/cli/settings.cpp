@@ -35,6 +35,20 @@ bool excluded(const CLI::Option& option, const CommandLine& line) {
                      [&](const CLI::Option* other) { return line.given.contains(other); });
 }
 
+// A variable has one value, or for a flag that takes several a JSON list of them, in which text may
+// hold whatever else could part one from the next.
+std::vector<std::string> values_of(const CLI::Option& option, const std::string& value) {
+  if (!takes_many(option) || !value.starts_with("[")) return {value};
+  const Json json = Json::parse(value, nullptr, false);
+  if (!json.is_array() || json.empty()) return {value};  // a pattern like [0-3]*
+  std::vector<std::string> values;
+  for (const Json& item : json) {
+    if (!item.is_string() && !item.is_number()) return {value};
+    values.push_back(item.is_string() ? item.get<std::string>() : item.dump());
+  }
+  return values;
+}
+
 const CLI::Option* flag_of(const CLI::App& app, const std::string& key) {
   std::string name = "--" + key;
   std::replace(name.begin(), name.end(), '_', '-');
@@ -162,7 +176,8 @@ void Settings::apply_environment(CommandLine* line) {
          {environment_name(*line->app, *option), environment_name(*option)}) {
       const char* value = name.empty() ? nullptr : std::getenv(name.c_str());
       if (value == nullptr || *value == '\0') continue;
-      put(line, option, {"", name, {value}, false, name});
+      const std::vector<std::string> values = values_of(*option, value);
+      put(line, option, {"", name, values, values.size() > 1, name});
       break;
     }
   }

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pty
+import resource
 import select
 import shutil
 import subprocess
@@ -110,6 +111,68 @@ class CommandLine(unittest.TestCase):
         _, error = run("generate", "-m", "model", "-p", "abc", "-n", "2", "-c", "5")
         self.assertNotIn("note", error)
 
+    def test_flags_of_llama_cpp_and_vllm(self):
+        """Those with a meaning mean it; the others are taken with one warning."""
+        base = ["generate", "-m", "model", "-p", "x", "-s", "1", "-n", "4"]
+        plain, quiet = run(*base)
+        self.assertNotIn("warning", quiet)
+        for flags, named in ((["-ngl", "99"], "--gpu-layers"), (["--n-gpu-layers=all"], "--gpu-layers"),
+                             (["-ub", "64"], "--ubatch-size"), (["-cb"], "--cont-batching"),
+                             (["--ubatch_size", "64"], "--ubatch-size")):
+            out, error = run(*base, *flags)
+            self.assertEqual(out, plain)
+            self.assertEqual(error.count("warning"), 1, error)
+            self.assertIn(f"warning: [{named}] changes nothing here", error)
+        for flags in (["--device", "cpu"], ["-dev", "cpu"], ["--max_model_len", "99"],
+                      ["--max-model-len", "99"], ["-n=4"], ["-n4"]):
+            out, error = run(*base, *flags) if flags[0][:2] != "-n" else run(*base[:-2], *flags)
+            self.assertEqual((out, "warning" in error), (plain, False))
+        self.assertIn("5 tokens are more than --ctx-size 2", run(*base, "--max-model-len", "2")[1])
+        self.assertIn("got 'cuda:0'", self.complaint(*base, "--device", "cuda:0"))
+        listed, _ = run("generate", "--list-devices")
+        self.assertIn("base", listed)
+        self.assertEqual(run("chat", "--list-devices")[0], listed)
+        models.write("prompts", '{"prompt": "a"}\n{"prompt": "b"}\n')
+        lines = ["generate", "-m", "model", "--jsonl", "-f", "prompts", "-s", "1", "-n", "3"]
+        self.assertEqual(run(*lines, "-np", "2")[0], run(*lines, "-b", "1")[0])
+        for word in ("-nx", "-mmodel", "-tfast", "-md"):
+            error = self.complaint(*base, word)
+            self.assertIn(f"expected a known flag, got '{word}'", error)
+        self.assertIn("expected a known flag, got '-ngl'",
+                      self.complaint("inspect", "model", "-ngl", "5"))
+
+    def test_answers_until_the_end_token_and_samplers_that_are_off(self):
+        self.assertEqual(self.count("-n", "-1", "--stop", "q", "--logit-bias", "113=100"), 1)
+        greedy = self.answer("--temp", "0", "-n", "9")["ids"]
+        self.assertEqual(self.answer("--top-p", "0", "-n", "9")["ids"], greedy)
+        every = self.answer("--top-k", "0", "-n", "9")["ids"]
+        self.assertEqual(self.answer("--top-k", "-1", "-n", "9")["ids"], every)
+        self.complaint("generate", "-m", "model", "-p", "x", "-n", "-2")
+        self.complaint("chat", "-m", "model", "-n", "0")
+
+    def test_a_list_in_a_variable(self):
+        for value, wanted in (("65=-inf", {65}), ('["65=-inf", "66=-inf"]', {65, 66})):
+            ids = self.answer("-n", "1", "--logprobs", "255",
+                              env={"MAMBA_CPP_LOGIT_BIAS": value})["ids"]
+            self.assertFalse(wanted & set(ids))
+        self.assertEqual(self.count("-n", "5", "--logit-bias", "120=100",
+                                    env={"MAMBA_CPP_STOP": '["q", "x"]'}), 1)
+        self.assertEqual(self.count("-n", "5", "--logit-bias", "91=100",
+                                    env={"MAMBA_CPP_STOP": "["}), 1)
+
+    def test_prompts_whose_answers_need_no_step_are_counted(self):
+        models.write("prompts", '{"prompt": "a"}\n{"prompt": "b", "max_tokens": 0}\n')
+        _, error = run("generate", "-m", "model", "--jsonl", "-f", "prompts", "-n", "1")
+        self.assertIn("answered 2/2 prompts, 1 tokens", error)
+
+    def test_a_failed_run_leaves_no_empty_file(self):
+        models.write("bad", '{"prompt": "a"}\n')
+        error = self.complaint("generate", "-m", "model", "--jsonl", "-f", "bad", "-o", "full.jsonl",
+                               "-n", "9", code=3, preexec_fn=lambda: resource.setrlimit(
+                                   resource.RLIMIT_FSIZE, (0, 0)))
+        self.assertIn("full.jsonl", error)
+        self.assertFalse(os.path.exists("full.jsonl"))
+
     def test_a_value_may_look_like_a_flag(self):
         out, _ = run("generate", "-m", "model", "-p", "--no_flag", "-n", "0", "--echo")
         self.assertEqual(out, "--no_flag")
@@ -139,6 +202,11 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.count("-n", "5", env={"MAMBA_CPP_MAX_NEW_TOKENS": ""}), 5)
         own_section = settings("own.toml", "max-new-tokens = 4\n[generate]\nmax_new_tokens = 6\n")
         self.assertEqual(self.count("--config", own_section), 6)
+
+    def test_a_byte_order_mark_is_passed_over(self):
+        self.assertEqual(self.count("--config", settings("bom.toml", "\ufeffn-predict = 3\n")), 3)
+        models.write("bom.json", "\ufeff".encode() + b'{"max_tokens": 2}')
+        self.assertEqual(self.count("--config", "bom.json"), 2)
 
     def test_required_flags_and_booleans_from_the_environment(self):
         env = {"MAMBA_CPP_MODEL": "model", "MAMBA_CPP_PROMPT": "x", "MAMBA_CPP_N": "1"}
@@ -170,6 +238,8 @@ class CommandLine(unittest.TestCase):
 
     def test_wrong_settings(self):
         base = ["generate", "-m", "model", "-p", "x", "--config"]
+        self.assertIn("[--config] expected a readable file, got 'none.toml'",
+                      self.complaint(*base, "none.toml", code=3))
         for content, parts in {
                 "tempp = 1\n": ["[x.toml:1]", "'tempp'", "did you mean 'temp'"],
                 "[generate]\n\nbatchsize = 1\n": ["[x.toml:3]", "of 'generate'", "'batch-size'"],
