@@ -159,6 +159,7 @@ class Ours(Engine):
     def __init__(self, args, environment):
         super().__init__(args, environment)
         listed = re.search(r"--dtype ([a-z0-9_|]+)", self.run(args.binary, "bench", "--help-all").out)
+        self.quantizes = re.search(r"(?m)^  quantize\b", self.run(args.binary, "--help").out)
         self.dtypes = listed.group(1).split("|") if listed else []
         self.version = self.run(args.binary, "--version").out.strip()
 
@@ -168,14 +169,19 @@ class Ours(Engine):
                 self.weights(row)
 
     def weights(self, row):
-        """The folder of a row: of bf16 weights in bf16, else in f32."""
-        folder = self.model(row["variant"])
-        if row["ours_type"] != "bf16":
+        """The file of a row's type, made once; f32 where this program does not write the type."""
+        folder, kind = self.model(row["variant"]), row["ours_type"]
+        if kind == "bf16":
+            made = folder.with_name(f"{folder.name}-bf16")
+            command = ("convert", folder, made, "--to", "hf", "--dtype", "bf16")
+        elif kind != "f32" and self.quantizes:
+            made = folder.with_name(f"{folder.name}-ours-{kind}.gguf")
+            command = ("quantize", folder, made, kind)
+        else:
             return folder
-        bf16 = folder.with_name(folder.name + "-bf16")
-        if not bf16.exists():
-            self.run(self.args.binary, "convert", folder, bf16, "--to", "hf", "--dtype", "bf16")
-        return bf16
+        if not made.exists():
+            self.run(self.args.binary, *command)
+        return made
 
     def rate(self, row, *arguments):
         result = self.run(self.args.binary, "bench", "-m", self.weights(row), "--dtype",

@@ -113,8 +113,9 @@ std::vector<std::vector<double>> KernelCase::results() const {
 const std::vector<KernelEntry>& kernel_entries() {
   static const std::vector<KernelEntry> kEntries = [] {
     std::vector<KernelEntry> entries = dense_kernel_entries();
-    const std::vector<KernelEntry> more = sequence_kernel_entries();
-    entries.insert(entries.end(), more.begin(), more.end());
+    for (const auto& more : {quant_kernel_entries(), sequence_kernel_entries()}) {
+      entries.insert(entries.end(), more.begin(), more.end());
+    }
     return entries;
   }();
   return kEntries;

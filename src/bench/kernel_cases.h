@@ -86,6 +86,7 @@ const std::vector<KernelEntry>& kernel_entries();
 
 // The parts of the list.
 std::vector<KernelEntry> dense_kernel_entries();
+std::vector<KernelEntry> quant_kernel_entries();
 std::vector<KernelEntry> sequence_kernel_entries();
 
 }  // namespace mamba

@@ -28,6 +28,7 @@ RooflinePoint point_of(const KernelEntry& entry, const Shape& shape, const Model
   point.type = "f32";
   for (const auto& [name, value] : shape.sizes()) {
     if (name == "bf16" && value == 1) point.type = "bf16";
+    if (name == "bits") point.type = "int8";
   }
   point.flops = r.cost.flops;
   point.bytes = r.cost.bytes;
@@ -160,13 +161,16 @@ std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double sec
   std::vector<RooflinePoint> points;
   for (const KernelEntry& entry : kernel_entries()) {
     points.push_back(point_of(entry, entry.sample, options, seconds));
-    if (entry.name != std::string("linear_forward")) continue;
+    const std::string name = entry.name;
+    if (name != "linear_forward" && name != "linear_q_forward") continue;
+    const bool few_bits = name == "linear_q_forward";
     for (const int64_t rows : {entry.sample["M"], int64_t{8}, int64_t{1}}) {
-      for (const int64_t bf16 : {0, 1}) {
+      for (const int64_t value :
+           few_bits ? std::vector<int64_t>{8, 4} : std::vector<int64_t>{0, 1}) {
         Shape shape = entry.sample;
-        if (rows == shape["M"] && bf16 == 0) continue;  // is there
         shape.set("M", rows);
-        shape.set("bf16", bf16);
+        shape.set(few_bits ? "bits" : "bf16", value);
+        if (shape.text() == entry.sample.text()) continue;  // is there
         points.push_back(point_of(entry, shape, options, seconds));
       }
     }

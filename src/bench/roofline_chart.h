@@ -29,8 +29,8 @@ struct Roof {
 };
 Roof roof_of(const RooflinePoint& point, const MachineLimits& limits, int threads);
 
-// Every kernel at the sample shape of its benchmark, and linear_forward for 1 and 8 rows and in
-// bf16.
+// Every kernel at the sample shape of its benchmark, and the products of linear and linear_q for 1
+// and 8 rows too, in bf16 and in 4 bits.
 std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double seconds);
 // Prefill of 512 tokens, and decode of 1 and of 8 sequences.
 std::vector<RooflinePoint> model_points(const std::string& model, const ModelOptions& options,
