@@ -180,8 +180,11 @@ CommandRun add_convert(CLI::App& parent) {
   add_choice(*app, "--to", &f->to, {"hf", "ssm", "gguf"},
              "Form: hf (transformers), ssm (state-spaces, mamba_ssm) or gguf (llama.cpp)")
       ->required();
-  add_choice(*app, "--dtype,--outtype", &f->dtype, quantize_types(),
-             "Type of the matrices; without it every tensor keeps its own. Blocks: --to gguf");
+  add_choice(
+      *app, "--dtype,--outtype", &f->dtype, quantize_types(),
+      "Type of the matrices: f32, bf16 or f16, or with --to gguf one of quantize; without it "
+      "every tensor keeps its own")
+      ->type_name("TYPE");
   app->add_flag("--safetensors", f->safetensors,
                 "With --to ssm: model.safetensors instead of pytorch_model.bin");
   app->add_flag("--force", f->force, "Replace a model folder that is there");

@@ -115,8 +115,9 @@ CommandRun add_quantize(CLI::App& parent) {
   add_text(*app, "in", &f->in, "IN", "Model folder or .gguf")->required();
   add_text(*app, "out", &f->out, "OUT", "New file, ending in .gguf")->required();
   std::string types;
-  for (const std::string& type : quantize_types()) types += (types.empty() ? "" : "|") + type;
-  add_text(*app, "type", &f->type, types, "Type of the matrices, in any case (Q4_K_M)")->required();
+  for (const std::string& type : quantize_types()) types += (types.empty() ? "" : ", ") + type;
+  add_text(*app, "type", &f->type, "TYPE", "Type of the matrices, in any case: " + types)
+      ->required();
   add_text(*app, "--imatrix", &f->imatrix, "FILE",
            "Importance of the inputs, by mamba-cpp imatrix or llama-imatrix");
   app->add_option("--tensor-type", f->tensor_types,

@@ -12,12 +12,11 @@
 
 namespace mamba {
 
-// Reads a config.json, the one in a model folder, or the header of a GGUF
-// file or of mamba.c's model.bin. A key that
-// decides what the model computes and is absent is an error, never a class default that the
-// checkpoint may not mean. Things that were ignored but look as if they mattered are appended to
-// `warnings` (may be null), one sentence each. Throws bad_file, or unsupported for models and
-// options that this engine does not have.
+// Reads a config.json, the one in a model folder, or the header of a GGUF file or of mamba.c's
+// model.bin. A key that decides what the model computes and is absent is an error, never a class
+// default that the checkpoint may not mean. Things that were ignored but look as if they mattered
+// are appended to `warnings` (may be null), one sentence each. Throws bad_file, or unsupported for
+// models and options that this engine does not have.
 Config read_config(const std::string& path, std::vector<std::string>* warnings = nullptr);
 Config parse_config(std::string_view text, const std::string& where,
                     std::vector<std::string>* warnings = nullptr);
