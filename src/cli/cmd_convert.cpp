@@ -153,17 +153,18 @@ int run_convert(const ConvertFlags& flags) {
     const ModelComparison c = compare_models(flags.in, flags.out, model_options(flags.run));
     passed = std::isfinite(c.max_error) && c.max_error <= tolerance * c.max_logit;
     written.json["verify"] = comparison_json(c, tolerance, passed);
-    written.text += !std::isfinite(c.max_error)
-                ? fmt::format(
-                      "FAILED: {} of {} logits of {} and {} of {} are NaN or infinite; nothing can "
-                      "be said of the others\n",
-                      c.not_finite[0], c.logits, flags.in, c.not_finite[1], flags.out)
-                : fmt::format(
-                      "{}: largest error {:.3g} of logits up to {:.3g} (allowed {:.3g}), {} of {} "
-                      "greedy tokens "
-                      "equal\n",
-                      passed ? "verified" : "FAILED", c.max_error, c.max_logit,
-                      tolerance * c.max_logit, c.same_greedy, c.positions);
+    written.text +=
+        !std::isfinite(c.max_error)
+            ? fmt::format(
+                  "FAILED: {} of {} logits of {} and {} of {} are NaN or infinite; nothing can "
+                  "be said of the others\n",
+                  c.not_finite[0], c.logits, flags.in, c.not_finite[1], flags.out)
+            : fmt::format(
+                  "{}: largest error {:.3g} of logits up to {:.3g} (allowed {:.3g}), {} of {} "
+                  "greedy tokens "
+                  "equal\n",
+                  passed ? "verified" : "FAILED", c.max_error, c.max_logit, tolerance * c.max_logit,
+                  c.same_greedy, c.positions);
   }
   write_output(flags.json ? json_text(written.json) : written.text);
   return passed ? 0 : 1;

@@ -12,8 +12,9 @@ namespace mamba {
 DType fitting_blocks(DType wanted, int64_t columns, DType otherwise);
 
 // The type of parameter `spec` where the model is wanted in `wanted` (f32, bf16, f16 or a type of
-// blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C (x_proj,
-// dt_proj) are bf16: they are small and steer the recurrence. So are rows that no blocks make up.
+// blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C
+// (x_proj, dt_proj) are bf16: they are small and steer the recurrence. So are rows that no blocks
+// make up.
 DType weight_type(const ParamSpec& spec, DType wanted);
 
 // Gives the network a parameter in the type that weight_type says, from f32 or bf16 rows.

@@ -12,6 +12,7 @@
 #include "model/parameter_table.h"
 #include "model/size_estimate.h"
 #include "tokenizer/files.h"
+#include "tokenizer/gguf_tokenizer.h"
 #include "train/held_out.h"
 #include "train/run_options.h"
 
@@ -98,7 +99,9 @@ bool has_file(const std::string& folder, const char* name) {
   return fs::exists(folder + "/" + name, ignored);
 }
 
+// In a model folder, or a GGUF file.
 bool has_tokenizer(const std::string& folder) {
+  if (is_gguf_file(folder)) return has_gguf_tokenizer(GgufFile(folder));
   return has_file(folder, "tokenizer.json") || has_file(folder, "vocab.json") || says_bytes(folder);
 }
 

@@ -251,8 +251,8 @@ bool Trainer::save() {
   const TrainerState state{last.step, samples_,       last.seconds,
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
-  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_, tokenizer_,
-                                       chat_template());
+  result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_,
+                                       tokenizer_, chat_template());
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);

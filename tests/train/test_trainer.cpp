@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole run: it learns, writes what it promises, and stops without harm when something is wrong.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -57,6 +58,13 @@ TEST(Trainer, LearnsAndWritesEverything) {
     const std::string card = file_content(out + "/README.md");
     EXPECT_NE(card.find("bits per byte"), std::string::npos);
     EXPECT_NE(card.find("mamba-cpp train --data text"), std::string::npos);
+    EXPECT_NE(card.find("\ndatasets:\n- \"text\"\nmodel-index:\n- name: \"out\"\n"),
+              std::string::npos);
+    EXPECT_NE(card.find(fmt::format(
+                  "- type: loss\n      name: \"loss (nats a token)\"\n      value: {:.6g}\n",
+                  result.eval.loss)),
+              std::string::npos)
+        << card;
     // The model is one that others load.
     const Model model = Model::load(out);
     EXPECT_EQ(model.config().d_model, 16);
