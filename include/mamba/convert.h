@@ -52,6 +52,7 @@ struct ModelComparison {
   int64_t same_greedy = 0;  // of them: the same most likely token, and all logits finite
   int64_t logits = 0;       // of each model
   std::array<int64_t, 2> not_finite{};  // of them, in the first and the second: NaN or infinite
+  bool has_blocks = false;  // weights of one model are blocks, whose products round their inputs
 };
 
 // Runs both models, one after the other, on one fixed sequence of `length` ids, and compares their

@@ -338,8 +338,9 @@ class Conversion {
 
 // Logits (length, V) of the model on a fixed sequence.
 std::vector<float> fixed_logits(const std::string& folder, const ModelOptions& options,
-                                int64_t length, int64_t* vocab) {
+                                int64_t length, int64_t* vocab, bool* blocks) {
   Model model = Model::load(folder, options);
+  *blocks = *blocks || is_quantized(model.dtype());
   *vocab = model.config().vocab_size;
   std::vector<int32_t> ids(static_cast<size_t>(length));
   uint64_t state = 1;
@@ -368,13 +369,15 @@ ModelComparison compare_models(const std::string& a, const std::string& b,
                                const ModelOptions& options, int64_t length) {
   MAMBA_CHECK(length >= 1);
   int64_t V = 0, other = 0;
-  const std::vector<float> first = fixed_logits(a, options, length, &V);
-  const std::vector<float> second = fixed_logits(b, options, length, &other);
+  bool blocks = false;
+  const std::vector<float> first = fixed_logits(a, options, length, &V, &blocks);
+  const std::vector<float> second = fixed_logits(b, options, length, &other, &blocks);
   if (V != other) {
     fail(ErrorCode::kBadFile, "[verify] expected models of one vocabulary, got {} and {} ids", V,
          other);
   }
   ModelComparison c;
+  c.has_blocks = blocks;
   c.positions = length;
   c.logits = length * V;
   for (int64_t t = 0; t < length; ++t) {

@@ -87,7 +87,7 @@ class CommandLine(unittest.TestCase):
         text = " ".join(run("convert", "--help-all")[0].split())
         option = text[text.index("--tolerance X"):]
         self.assertRegex(option, r"^--tolerance X +Of --verify: .* default: 1e-5, but 0.02 with "
-                                 r"--dtype f16 and 0.1 with bf16 \[MAMBA")
+                                 r"--dtype f16, .* \[MAMBA")
 
     def test_without_a_command_the_help_goes_to_standard_error(self):
         out, error = run(code=2)
