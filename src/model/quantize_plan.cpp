@@ -122,7 +122,7 @@ QuantizePlan::Choice QuantizePlan::choose(const ParamSpec& spec, const std::stri
                                           DType stored) const {
   if (!spec.matrix) return {DType::kF32, ""};
   const DType type = wanted(spec, name, stored);
-  const DType fits = fitting_blocks(type, spec.shape.back(), DType::kF16);
+  const DType fits = fitting_blocks(type, spec.shape.back());
   if (fits == type) return {type, ""};
   return {fits, fmt::format("rows of {} are no multiple of the {} of a block of {}",
                             spec.shape.back(), block_elements(type), dtype_name(type))};

@@ -10,9 +10,9 @@
 
 namespace mamba {
 
-DType fitting_blocks(DType wanted, int64_t columns, DType otherwise) {
+DType fitting_blocks(DType wanted, int64_t columns) {
   if (columns % block_elements(wanted) == 0) return wanted;
-  if (columns % 32 != 0) return otherwise;
+  if (columns % 32 != 0) return DType::kBF16;
   if (wanted == DType::kQ4_K) return DType::kQ5_0;
   return wanted == DType::kQ5_K ? DType::kQ5_1 : DType::kQ8_0;
 }
@@ -22,7 +22,7 @@ DType weight_type(const ParamSpec& spec, DType wanted) {
   if (!is_quantized(wanted)) return wanted;
   const auto ends = [&](const char* name) { return spec.name.ends_with(name); };
   if (ends("x_proj.weight") || ends("dt_proj.weight")) return DType::kBF16;
-  return fitting_blocks(wanted, spec.count / spec.shape[0], DType::kBF16);
+  return fitting_blocks(wanted, spec.count / spec.shape[0]);
 }
 
 void set_weight(Network& network, int index, CBuf values, DType wanted) {

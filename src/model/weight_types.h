@@ -7,9 +7,9 @@
 
 namespace mamba {
 
-// `wanted`, or the type of blocks next to it in bits whose blocks make up rows of `columns`;
-// `otherwise` where none does.
-DType fitting_blocks(DType wanted, int64_t columns, DType otherwise);
+// `wanted`, or the type of blocks next to it in bits whose blocks make up rows of `columns`; bf16
+// where none does.
+DType fitting_blocks(DType wanted, int64_t columns);
 
 // The type of parameter `spec` where the model is wanted in `wanted` (f32, bf16, f16 or a type of
 // blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C
