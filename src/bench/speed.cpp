@@ -14,6 +14,7 @@
 #include "formats/hf_config.h"
 #include "formats/weight_files.h"
 #include "model/network.h"
+#include "model/weight_types.h"
 
 namespace mamba {
 namespace {
@@ -129,8 +130,7 @@ BenchModel open_bench_model(const std::string& path, const ModelOptions& options
 }
 
 double stored_bytes(const ParamSpec& spec, DType dtype) {
-  const bool fits = spec.matrix && spec.shape.back() % block_elements(dtype) == 0;
-  return static_cast<double>(dtype_bytes(fits ? dtype : DType::kF32, spec.count));
+  return static_cast<double>(dtype_bytes(weight_type(spec, dtype), spec.count));
 }
 
 double weight_bytes(Model& model) {

@@ -48,8 +48,7 @@ struct BenchModel {
 };
 BenchModel open_bench_model(const std::string& path, const ModelOptions& options);
 
-// Bytes of a tensor in memory for inference: a matrix in `dtype`, unless its rows are no whole
-// number of blocks, and all else in f32.
+// Bytes of a tensor in memory for inference in `dtype`, and of all of them.
 double stored_bytes(const ParamSpec& spec, DType dtype);
 double weight_bytes(Model& model);
 

@@ -117,19 +117,19 @@ std::string count_text(int64_t count) {
 }
 
 constexpr const char* kTableHead =
-    "| model                |       size |     params | backend          | threads | dtype |"
+    "| model                |       size |     params | backend          | threads | dtype  |"
     "              test |                  t/s |\n"
-    "| -------------------- | ---------: | ---------: | ---------------- | ------: | ----- |"
+    "| -------------------- | ---------: | ---------: | ---------------- | ------: | ------ |"
     " ----------------: | -------------------: |\n";
 constexpr const char* kMemoryHead =
-    "\n| model                | dtype | threads |          load |    weights | state a sequence |"
+    "\n| model                | dtype  | threads |          load |    weights | state a sequence |"
     "   peak memory |\n"
-    "| -------------------- | ----- | ------: | ------------: | ---------: | ---------------: |"
+    "| -------------------- | ------ | ------: | ------------: | ---------: | ---------------: |"
     " ------------: |\n";
 
 std::string table_row(const BenchRow& row) {
   const MeanAndDeviation rate = mean_and_deviation(rates_of(row));
-  return fmt::format("| {:<20} | {:>10} | {:>10} | {:<16} | {:>7} | {:<5} | {:>17} | {:>20} |\n",
+  return fmt::format("| {:<20} | {:>10} | {:>10} | {:<16} | {:>7} | {:<6} | {:>17} | {:>20} |\n",
                      row.model_type, bytes_text(static_cast<double>(row.model_size)),
                      count_text(row.model_n_params), row.backend, row.n_threads, row.dtype,
                      row.test, fmt::format("{:.2f} \u00b1 {:.2f}", rate.mean, rate.deviation));
@@ -137,7 +137,7 @@ std::string table_row(const BenchRow& row) {
 
 std::string memory_row(const BenchRow& row) {
   return fmt::format(
-      "| {:<20} | {:<5} | {:>7} | {:>13} | {:>10} | {:>16} | {:>13} |\n", row.model_type, row.dtype,
+      "| {:<20} | {:<6} | {:>7} | {:>13} | {:>10} | {:>16} | {:>13} |\n", row.model_type, row.dtype,
       row.n_threads,
       row.random_weights ? std::string("random") : fmt::format("{:.1f} ms", row.load_seconds * 1e3),
       bytes_text(static_cast<double>(row.model_size)),
