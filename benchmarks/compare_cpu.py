@@ -54,6 +54,8 @@ def parse_arguments():
                         help="a command line that runs mamba.c on a 130m model and prints tok/s")
     parser.add_argument("--wait-idle", type=float, default=0, metavar="SECONDS",
                         help="before each process, wait so long for other work to end")
+    parser.add_argument("--max-others", type=float, default=float("inf"), metavar="CPUS",
+                        help="leave out rounds of a row in which other work took more")
     parser.add_argument("-o", "--output", type=pathlib.Path, help="JSON of all samples")
     parser.add_argument("--svg", type=pathlib.Path, help="bars of all ratios")
     parser.add_argument("--draw", type=pathlib.Path, metavar="JSON",
@@ -133,12 +135,15 @@ def measure(args, rows, ours, rivals):
             except engines.Failed as error:
                 row["missing"] = str(error)
                 continue
-            for side, value in samples.items():
-                row[side].append(value)
-            row["others"].append(max(engine.others for _, engine in sides))
+            others = max(engine.others for _, engine in sides)
+            counts = others <= args.max_others
+            if counts:
+                row["others"].append(others)
+                for side, value in samples.items():
+                    row[side].append(value)
             print(f"round {round_number + 1}/{args.rounds} {engines.label(row):46s} "
                   f"{samples['ours']:10.1f} {samples['theirs']:10.1f} "
-                  f"(others: {row['others'][-1]:.2f} CPUs)", file=sys.stderr, flush=True)
+                  f"(others: {others:.2f} CPUs{'' if counts else '; left out'})", file=sys.stderr, flush=True)
 
 
 def print_table(rows):
@@ -146,7 +151,7 @@ def print_table(rows):
     for row in rows:
         result = engines.summary(row)
         if result is None:
-            print(f"{engines.label(row):46s} missing: {row['missing'] or 'no round was finished'}")
+            print(f"{engines.label(row):46s} missing: {row['missing'] or 'no round counts'}")
             continue
         print(f"{engines.label(row):46s} {result['ours']:10.1f} {result['theirs']:10.1f} "
               f"{engines.unit(row):6s} {result['ratio']:6.2f}x  "

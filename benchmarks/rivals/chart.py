@@ -36,7 +36,7 @@ def bar(row, y, x):
     result = row["summary"]
     out = text(LEFT - 10, y + 4, engines.label(row), anchor="end")
     if result is None:
-        return out + text(x(1) + 6, y + 4, "missing: " + (row["missing"] or "not measured"), "missing")
+        return out + text(x(1) + 6, y + 4, "missing: " + (row["missing"] or "no round counts"), "missing")
     begin, end = sorted((x(1), x(result["ratio"])))
     out += (f'<rect fill="{COLOURS[row["type"]]}" x="{begin:.1f}" y="{y - 6:.1f}" '
             f'width="{max(end - begin, 0.5):.1f}" height="12"/>\n')
