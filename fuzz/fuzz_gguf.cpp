@@ -42,9 +42,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   attempt([&] {
     const GgufFile file(bytes, count, "fuzz");
     read_tensors(file);
-    // What was read can be written, and is then the same.
+    // What was read can be written, and is then the same; by bytes, as a NaN is not equal to
+    // itself.
     const std::string again = gguf_bytes(file.values(), {});
-    MAMBA_CHECK(GgufFile(again.data(), again.size(), "again").values() == file.values());
+    MAMBA_CHECK(gguf_bytes(GgufFile(again.data(), again.size(), "again").values(), {}) == again);
     attempt([&] { load_gguf_tokenizer(file)->encode("It was the best of times."); });
     attempt([&] { tokenizer_config_of(file); });
   });
