@@ -111,6 +111,7 @@ class ChatSession {
   ChatAnswer answer(const ChatOptions& options);
   void start_over();
   void keep();
+  void back_to(size_t length);
   void restore(size_t checkpoint);
   bool read(const Rendered& target, const ChatOptions& options, ChatAnswer* answer);
   void settle(std::string bytes, const std::string& text);

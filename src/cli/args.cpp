@@ -21,6 +21,7 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "base/near_names.h"
 #include "tokenizer/files.h"
 #include "tokenizer/gguf_tokenizer.h"
@@ -340,6 +341,24 @@ std::string read_input(const std::string& path, int64_t limit, const char* where
 
 void expect_writable(const std::string& path) {
   const AtomicFile probe(path);  // its temporary goes away again
+}
+
+void expect_state_place(const std::string& flag, const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    const MappedFile file(path);
+    uint64_t header = 0;
+    if (file.size() > sizeof header) memcpy(&header, file.data(), sizeof header);
+    const bool ours = file.size() == 0 || (header > 0 && header <= file.size() - sizeof header &&
+                                           file.data()[sizeof header] == '{');
+    if (!ours) {
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected a new file, or a saved state to replace, got {}, which is something "
+           "else; name another one",
+           flag, printable(path, 200));
+    }
+  }
+  expect_writable(path);
 }
 
 void catch_interrupt() {

@@ -89,6 +89,9 @@ std::string read_input(const std::string& path, int64_t limit, const char* where
 // Throws io now if a file could not be written at `path` later, and invalid_argument if a folder is
 // there; what is there stays as it is.
 void expect_writable(const std::string& path);
+// The same for a saved state, which replaces nothing but a saved state: else invalid_argument,
+// which names the flag.
+void expect_state_place(const std::string& flag, const std::string& path);
 
 // From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the
 // process at once.

@@ -253,6 +253,7 @@ class ChatCommand {
            save ? "/save" : "/load");
     }
     if (save) {
+      expect_state_place("/save", path);
       session_.save(path);
       note(fmt::format("saved {} turns in {}", session_.turns(), path));
       return;

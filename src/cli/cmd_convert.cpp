@@ -103,6 +103,7 @@ Written convert_to_gguf(const ConvertFlags& flags) {
   report.in = flags.in;
   report.out = flags.out;
   report.type = flags.dtype;
+  expect_card_place(flags.out);
   report.result = run_with_progress(flags.in, flags.out, options);
   write_file_atomic(quantize_card_path(flags.out), quantize_card(report));
   const QuantizeResult& r = report.result;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -38,6 +39,7 @@ struct GenerateFlags {
   std::vector<std::string> stop;
   bool ignore_eos = false, echo = false, json = false;
   CLI::Option *prompt_option = nullptr, *ids_option = nullptr, *logprobs_option = nullptr;
+  CLI::Option* batch_option = nullptr;
 };
 
 struct Timings {
@@ -291,9 +293,9 @@ void add_jsonl_options(CLI::App& app, GenerateFlags* f) {
       ->needs(jsonl);
   app.add_flag("--resume", f->lines.resume, "Go on with the --output of an interrupted run")
       ->needs(app.get_option("--output"));
-  add_int(app, "-b,--batch-size,--parallel,--max-num-seqs", &f->lines.batch_size, 1, kMaxSamples,
-          "Prompts of --jsonl to answer together")
-      ->needs(jsonl);
+  f->batch_option =
+      add_int(app, "-b,--batch-size,--parallel,--max-num-seqs", &f->lines.batch_size, 1,
+              kMaxSamples, "Prompts of --jsonl to answer together; nothing without it");
   for (const char* other : {"--prompt", "--prompt-ids", "--samples", "--echo", "--state-in",
                             "--state-out", "--json", "--ctx-size"}) {
     jsonl->excludes(app.get_option(other));
@@ -363,8 +365,11 @@ CommandRun add_generate(CLI::App& parent) {
           "[--logprobs] expected --json or --jsonl with it, got plain text, which has no place for "
           "them; add one");
     }
+    if (flags->batch_option->count() > 0 && !flags->lines.jsonl) {
+      std::fprintf(stderr, "warning: [--batch-size] changes nothing without --jsonl\n");
+    }
     if (!flags->lines.output.empty()) check_result_path(flags->lines.output, flags->lines.resume);
-    if (!flags->state_out.empty()) expect_writable(flags->state_out);
+    if (!flags->state_out.empty()) expect_state_place("--state-out", flags->state_out);
     return GenerateCommand(*flags).run();
   };
 }

@@ -81,6 +81,7 @@ int run_quantize(const QuantizeFlags& flags) {
   report.imatrix = flags.imatrix;
   report.eval_text = flags.eval_text;
   report.dry_run = flags.dry_run;
+  if (!flags.dry_run) expect_card_place(flags.out);
   report.result = run_with_progress(flags.in, flags.out, options);
   if (!flags.dry_run) {
     if (!flags.eval_text.empty()) report.quality = measure(flags, report.result.files[0]);

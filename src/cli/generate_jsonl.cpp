@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMaxLine = size_t{64} << 20, kMaxPrompt = size_t{64} << 20;
 constexpr int64_t kMaxTokens = int64_t{1} << 40;
-constexpr const char* kKeys = "prompt, prompt_ids, id, max_tokens, seed, stop";
+constexpr const char* kKeys = "prompt, prompt_ids, id, max_tokens (max_new_tokens), seed, stop";
 
 // One line of the input.
 struct Prompt {
@@ -81,8 +81,8 @@ class PromptReader {
     request.max_tokens = defaults_.max_tokens;
     request.stop = defaults_.stop;
     for (const auto& [key, value] : json.items()) {
-      if (key == "max_tokens") {
-        request.max_tokens = get_int(json, "max_tokens", 0, kMaxTokens, where);
+      if (key == "max_tokens" || key == "max_new_tokens") {
+        request.max_tokens = get_int(json, key.c_str(), 0, kMaxTokens, where);
       } else if (key == "seed") {
         constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
         request.sampling.seed = static_cast<uint64_t>(get_int(json, "seed", 0, kMost, where));

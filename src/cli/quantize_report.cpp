@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <map>
 
+#include "base/check.h"
+#include "base/mapped_file.h"
 #include "formats/tensor_table.h"
 #include "mamba/version.h"
 #include "model/model_card.h"
@@ -153,6 +155,19 @@ std::string quantize_card(const QuantizeReport& report) {
 
 std::string quantize_card_path(const std::string& out) {
   return std::filesystem::path(out).replace_extension(".md").string();
+}
+
+void expect_card_place(const std::string& out) {
+  const std::string path = quantize_card_path(out);
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  const MappedFile file(path);
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  if (text.starts_with("---\n") && text.find("library_name: mamba-cpp") != text.npos) return;
+  fail(ErrorCode::kInvalidArgument,
+       "[{}] expected no file, or a model card of this program, where the card of {} goes, got "
+       "another one; move it away or name another output",
+       path, out);
 }
 
 }  // namespace mamba::cli

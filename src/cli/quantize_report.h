@@ -23,5 +23,7 @@ nlohmann::ordered_json quantize_json(const QuantizeReport& report);
 // README text for the file; beside NAME.gguf it is NAME.md.
 std::string quantize_card(const QuantizeReport& report);
 std::string quantize_card_path(const std::string& out);
+// Throws invalid_argument where something else than a model card lies there.
+void expect_card_place(const std::string& out);
 
 }  // namespace mamba::cli

@@ -333,6 +333,18 @@ bool ChatSession::goes_on() const {
   return now_.session.tokens > 0 && next_text().compare(0, now_.context.size(), now_.context) == 0;
 }
 
+// To the last state within the first `length` bytes of the context, which the messages that are
+// left begin with; where it is not kept any more, the next turn reads from an older one.
+void ChatSession::back_to(size_t length) {
+  size_t best = now_.checkpoints.size();
+  while (best > 0 && now_.checkpoints[best - 1].length > length) --best;
+  if (best > 0) {
+    restore(best - 1);
+  } else {
+    start_over();
+  }
+}
+
 ChatAnswer ChatSession::regenerate(const ChatOptions& options) {
   if (now_.messages.empty() || now_.messages.back().role != "assistant") {
     fail(ErrorCode::kInvalidArgument,
@@ -341,7 +353,7 @@ ChatAnswer ChatSession::regenerate(const ChatOptions& options) {
   const Conversation before = now_;
   now_.messages.pop_back();
   ++now_.attempts;
-  if (!now_.checkpoints.empty()) restore(now_.checkpoints.size() - 1);
+  back_to(common_start(now_.context, render(now_.messages, true).text));
   return turn(before, options);
 }
 
@@ -351,16 +363,7 @@ bool ChatSession::undo() {
   if (last == 0) return false;
   now_.messages.resize(last - 1);
   now_.attempts = 0;
-  // Back to the last state that the messages which are left begin with; where it is not kept any
-  // more, the next turn reads from an older one.
-  const size_t common = common_start(now_.context, next_text());
-  size_t best = turns() > 0 ? now_.checkpoints.size() : 0;
-  while (best > 0 && now_.checkpoints[best - 1].length > common) --best;
-  if (best > 0) {
-    restore(best - 1);
-  } else {
-    start_over();
-  }
+  back_to(turns() > 0 ? common_start(now_.context, next_text()) : 0);
   return true;
 }
 

@@ -145,6 +145,13 @@ void find_tokenizer(const TrainOptions& options, RunSetup* setup) {
   plan.tokenizer_size = setup->tokenizer->vocab_size();
   if (setup->resumed) {
     check_same_tokenizer(options, *setup);
+  } else if (options.tokenizer != "auto" && !options.init_from.empty() &&
+             has_tokenizer(options.init_from) &&
+             load_tokenizer(options.init_from)->fingerprint() != setup->tokenizer->fingerprint()) {
+    setup->notices.push_back(fmt::format(
+        "--tokenizer {} is not that of --init-from {}: ids mean something else than the model has "
+        "learned; leave --tokenizer out to take the model's own",
+        options.tokenizer, options.init_from));
   } else if (options.tokenizer == "auto" && !options.init_from.empty() &&
              !has_tokenizer(options.init_from) && read_config(options.init_from).vocab_size > 256) {
     setup->notices.push_back(fmt::format(
@@ -208,9 +215,10 @@ Config find_config(const TrainOptions& options, RunSetup* setup) {
   const int64_t needed = setup->tokenizer->vocab_size();
   if (config.vocab_size < needed) {
     fail(ErrorCode::kInvalidArgument,
-         "[--model-config] expected a vocabulary of at least the {} ids of --tokenizer {}, got "
-         "vocab_size {}; change one of them",
-         needed, setup->plan.tokenizer, config.vocab_size);
+         "[{}] expected a vocabulary of at least the {} ids of --tokenizer {}, got vocab_size {}; "
+         "give --vocab-size auto, or another tokenizer",
+         options.init_from.empty() ? "--model-config" : "--init-from", needed,
+         setup->plan.tokenizer, config.vocab_size);
   }
   return config;
 }

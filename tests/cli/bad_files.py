@@ -21,6 +21,7 @@ class Files:
         models.byte_model(self.program, "words", vocab_size=64)  # no bytes, no tokenizer
         models.write("text", "It was the best of times, it was the worst of times. " * 40)
         models.write("short", "x")
+        models.write("notes.md", "not a model card")
         models.write("empty", "")
         self.make_tasks()
         self.weights = open("good/model.safetensors", "rb").read()

@@ -46,6 +46,10 @@ CASES = [
     ("flag_twice", GENERATE + ["--temp", "1", "--temp", "2"], USAGE,
      ["[--temp] expected one value, got 2; give it once"]),
     ("flag_without_value", GENERATE + ["--temp"], USAGE, ["[--temp] expected a value, got none"]),
+    ("state_out_over_text", IDS + ["--state-out", "text"], USAGE,
+     ["[--state-out] expected a new file, or a saved state", "text"]),
+    ("gguf_card_over_text", ["convert", "good", "notes.gguf", "--to", "gguf"], USAGE,
+     ["notes.md", "model card"]),
     ("missing_subcommand", ["bench"], USAGE,
      ["[bench] expected --model MODEL or one of the commands kernel, model, train, roofline"]),
     ("missing_positional", ["verify"], USAGE, ["[verify] expected MODEL, got none"]),
@@ -422,7 +426,7 @@ def machine_cases():
         print("no_memory: left out, the program does not start under the limit")
     with small_disk("24k") as disk:
         if disk:
-            with open("disk/state", "wb") as file:
+            with open("disk/filler", "wb") as file:
                 file.write(bytes(20000))
             case("disk_full_state", IDS + ["--json", "--state-out", "disk/state"], INPUT,
                  ["No space"])
