@@ -187,7 +187,7 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
                "on loading");
   }
   app.add_option_function<std::string>(
-         "--device",
+         "--device,--device-map",
          [](const std::string& text) {
            if (text == "cpu" || text == "auto" || text == "none") return;
            fail(ErrorCode::kInvalidArgument,
