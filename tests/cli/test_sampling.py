@@ -239,7 +239,7 @@ class Sampling(unittest.TestCase):
                            ([{**good, "seed": 2**63}], ["seed"]),
                            ([{**good, "stop": [""]}], ["\"stop\"", "none empty"]),
                            ([{**good, "id": [1]}], ["\"id\"", "[1]"]),
-                           ([{**good, "max_token": 5}], ["max_tokens, seed", "\"max_token\""]),
+                           ([{**good, "max_token": 5}], ["max_tokens (max_new_tokens), seed", "\"max_token\""]),
                            (["   ", "nonsense"], ["line 3"])):
             models.write("bad", jsonl([good, *bad, good]))
             self.refused(3, ["[bad, line", *parts], *GO, "--jsonl", "-f", "bad", "-o", "none", "-n", "2")
@@ -254,6 +254,13 @@ class Sampling(unittest.TestCase):
         models.write("bad", jsonl([{**good, "max_tokens": 3}]))
         self.refused(3, ["bad, line 1", "--min-tokens = 4"], *GO, "--jsonl", "-f", "bad", "--min-tokens",
                      "4")
+
+    def test_rows_without_jsonl_change_nothing_and_say_so(self):
+        one = ["generate", "-m", "model", "-p", "x", "-n", "2", "--temp", "0"]
+        plain = subprocess.run([PROGRAM, *one], capture_output=True, check=True)
+        rows = subprocess.run([PROGRAM, *one, "-b", "2"], capture_output=True, check=True)
+        self.assertEqual(rows.stdout, plain.stdout)
+        self.assertIn(b"warning: [--batch-size] changes nothing without --jsonl", rows.stderr)
 
     def test_wrong_flags_are_refused(self):
         one = [*GO, "-p", "x", "-n", "2"]
@@ -281,7 +288,6 @@ class Sampling(unittest.TestCase):
                 (["--logprobs", "2"], ["--logprobs", "--json"]),
                 (["--logprobs", "-1", "--json"], ["--logprobs", "0..1000"]),
                 (["--output", "new"], ["--output", "--jsonl"]),
-                (["--batch-size", "2"], ["--batch-size", "--jsonl"]),
                 (["--jsonl"], ["--jsonl", "--prompt"])):
             output = self.refused(2, parts, *one, *flags).stdout
             self.assertTrue(output == b"" or "--json" in flags)  # that one has the error as JSON too
