@@ -20,6 +20,7 @@ struct Conv1dArgs {
   CBuf x;  // (B, L, C), token stride x_stride; row b starts at b * L * x_stride
   int64_t x_stride;
   CBuf weight;    // (C, K)
+  CBuf taps;      // (K, C) the weight transposed, which saves doing that in each call; or null
   CBuf bias;      // (C) or null
   CBuf state_in;  // (B, K-1, C) or null; sequence stride state_stride
   Buf state_out;  // (B, K-1, C) or null; sequence stride state_stride

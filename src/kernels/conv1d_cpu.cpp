@@ -26,13 +26,13 @@ MAMBA_INLINE int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1
 // The positions of all rows, in scratch. Row b has positions first[b] ... first[b + 1] - 1: the K-1
 // slots of state_in, its tokens, K-1 zeros before each further document, and K-1 zeros at the end.
 struct Positions {
-  int64_t* first;    // (B + 1)
-  int64_t* token;    // (first[B]) the token, or -1
-  const float** in;  // (first[B]) C inputs: of the token, of state_in or zeros
-  float** dpre;      // (first[B]) backward only: the token's row of dx, or zeros
-  float* taps;       // (K, C) weight transposed
-  float* zeros;      // (C)
-  float* partial;    // backward only: (groups, K + 1, C) sums of dweight and dbias
+  int64_t* first;     // (B + 1)
+  int64_t* token;     // (first[B]) the token, or -1
+  const float** in;   // (first[B]) C inputs: of the token, of state_in or zeros
+  float** dpre;       // (first[B]) backward only: the token's row of dx, or zeros
+  const float* taps;  // (K, C) weight transposed
+  float* zeros;       // (C)
+  float* partial;     // backward only: (groups, K + 1, C) sums of dweight and dbias
 };
 
 // Positions of row b.
@@ -111,10 +111,11 @@ bool prepare(Stream& stream, const Args& a, bool backward, int64_t partial, Posi
   s->token = s->first + a.B + 1;
   s->in = reinterpret_cast<const float**>(s->token + count);
   s->dpre = reinterpret_cast<float**>(s->token + 2 * count);
-  s->taps = reinterpret_cast<float*>(data + head);
-  s->zeros = s->taps + a.K * a.C;
+  float* taps = reinterpret_cast<float*>(data + head);
+  s->taps = taps;
+  s->zeros = taps + a.K * a.C;
   s->partial = s->zeros + a.C;
-  transpose_taps(a.weight.template as<float>(), a.C, a.K, s->taps);
+  transpose_taps(a.weight.template as<float>(), a.C, a.K, taps);
   memset(s->zeros, 0, static_cast<size_t>(a.C + partial) * sizeof(float));
   s->first[0] = 0;
   for (int64_t b = 0; b < a.B; ++b) {
@@ -207,6 +208,29 @@ void forward_block(const Conv1dArgs& a, const Positions& s, int64_t b, int64_t b
     if (a.doc_ids.as<int32_t>()[b * a.L + t] >= 0) continue;
     memset(a.y.as<float>() + (b * a.L + t) * a.y_stride + c0, 0, bytes);
   }
+}
+
+// One token of row b, in the order of convolve(), so with the same bits.
+MAMBA_INLINE void step_row(const Conv1dArgs& a, int64_t b) {
+  const float* x = a.x.as<float>() + b * a.x_stride;
+  const float* bias = a.bias.as<float>();
+  const float* taps = a.taps.as<float>();
+  const float* in = a.state_in ? a.state_in.as<float>() + b * a.state_stride : nullptr;
+  float* out = a.state_out ? a.state_out.as<float>() + b * a.state_stride : nullptr;
+  float* y = a.y.as<float>() + b * a.y_stride;
+  for_lanes(
+      a.C, [&](int64_t c, auto lanes) __attribute__((always_inline)) {
+        F32 sum = bias ? lanes.load(bias + c) : F32::zero();
+        for (int64_t k = 0; k < a.K; ++k) {
+          const bool token = k == a.K - 1;
+          const F32 value = token ? lanes.load(x + c)
+                            : in  ? lanes.load(in + k * a.C + c)
+                                  : F32::zero();
+          sum = fma(lanes.load(taps + k * a.C + c), value, sum);
+          if (out && k > 0) lanes.store(out + (k - 1) * a.C + c, value);
+        }
+        lanes.store(y + c, a.silu ? sum * sigmoid(sum) : sum);
+      });
 }
 
 // dpre = dy * act'(pre) of the tokens at p ... p + kRows - 1, written to their rows of dx; sums is
@@ -329,6 +353,12 @@ void add_sums(const Conv1dBackwardArgs& a, float* partial, int64_t groups) {
 }  // namespace
 
 void conv1d_forward(Stream& stream, const Conv1dArgs& a) noexcept {
+  if (a.L == 1 && a.taps && !a.doc_ids) {
+    const bool parallel = stream.threads > 1 && a.B * a.C >= kParallelElements;
+#pragma omp parallel for num_threads(stream.threads) schedule(static) if (parallel)
+    for (int64_t b = 0; b < a.B; ++b) step_row(a, b);
+    return;
+  }
   Positions s;
   if (a.B * a.C == 0 || !prepare(stream, a, false, 0, &s)) return;
   const int64_t length = most(kBlock, 2 * a.K);

@@ -119,6 +119,8 @@ void linear_backward(const Context&, CBuf x, int64_t x_stride, const Weight& wei
                      Buf dbias, int64_t N, int64_t K);
 // count elements of zero; nothing where dst is null.
 void fill_zero(Buf dst, int64_t count);
+// to (columns, rows) = from (rows, columns) transposed.
+void transpose(CBuf from, int64_t rows, int64_t columns, Buf to);
 // rows runs of count elements from one stride to another; nothing where either side is null.
 void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_t rows,
                int64_t count);

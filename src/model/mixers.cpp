@@ -97,6 +97,16 @@ void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_
   }
 }
 
+void transpose(CBuf from, int64_t rows, int64_t columns, Buf to) {
+  with_float(to.dtype, [&]<class T>() {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < columns; ++c) {
+        to.as<T>()[c * rows + r] = from.as<T>()[r * columns + c];
+      }
+    }
+  });
+}
+
 void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K) {
   if (weight.packed != nullptr && is_quantized(weight.packed->dtype)) {

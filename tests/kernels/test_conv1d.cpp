@@ -113,6 +113,13 @@ Backward<double> reference_backward(const Case& c, const Inputs& in) {
 
 Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   StridedRows x(c.B * c.L, c.C, c.C + c.gap, 1, in.x), weight(c.C, c.K, c.K, 2, in.weight);
+  std::vector<double> transposed;
+  for (int64_t k = 0; k < c.K; ++k) {
+    for (int64_t i = 0; i < c.C; ++i) {
+      transposed.push_back(in.weight[static_cast<size_t>(i * c.K + k)]);
+    }
+  }
+  StridedRows taps(c.K, c.C, c.C, 1, transposed);
   StridedRows bias(1, c.C, c.C, 3, in.bias);
   StridedRows state_in(c.B, c.state(), c.state() + c.gap, 1, in.state);
   StridedRows state_out(c.B, c.state(), c.state() + c.gap, 2), y(c.B * c.L, c.C, c.C + c.gap, 3);
@@ -120,6 +127,7 @@ Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   a.B = c.B, a.L = c.L, a.C = c.C, a.K = c.K, a.silu = c.silu;
   a.x = x.data(), a.x_stride = x.stride();
   a.weight = weight.data();
+  a.taps = taps.data();
   if (c.bias) a.bias = bias.data();
   if (c.state_in) a.state_in = state_in.data();
   StridedRows& state = c.alias ? state_in : state_out;

@@ -40,8 +40,8 @@ class Mamba1 : public Mixer {
     ssm_ = states_[static_cast<size_t>(add_state("ssm", {N_, E_}))].offset;
   }
 
-  // A_t (N, E) = -exp(A_log (E, N)) transposed.
-  int64_t derived_count() const override { return N_ * E_; }
+  // A_t (N, E) = -exp(A_log (E, N)) transposed, and the taps (K, E) of the convolution.
+  int64_t derived_count() const override { return N_ * E_ + K_ * E_; }
   void prepare(const LayerView& v, DType real) const override {
     with_float(real, [&]<class T>() {
       const T* A_log = v.weights[A_log_].data.as<T>();
@@ -52,6 +52,7 @@ class Mamba1 : public Mixer {
         }
       }
     });
+    transpose(v.weights[conv_w_].data, E_, K_, v.derived + N_ * E_);
   }
 
   int64_t saved_bytes(const Context& ctx) const override {
@@ -124,6 +125,7 @@ class Mamba1 : public Mixer {
     conv.B = ctx.B, conv.L = 1, conv.C = E_, conv.K = K_, conv.silu = c_.conv_silu;
     conv.x = s.xz, conv.x_stride = 2 * E_;
     conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
+    conv.taps = v.derived + N_ * E_;
     conv.state_in = v.state_out, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
     conv.y = s.xc, conv.y_stride = E_;
     ctx.kernels().conv1d_forward(ctx.stream(), conv);

@@ -51,8 +51,8 @@ class Mamba2 : public Mixer {
     ssm_ = states_[static_cast<size_t>(add_state("ssm", {H_, P_, N_}))].offset;
   }
 
-  // A (H) = -exp(A_log).
-  int64_t derived_count() const override { return H_; }
+  // A (H) = -exp(A_log), and the taps (K, C) of the convolution.
+  int64_t derived_count() const override { return H_ + K_ * C_; }
   void prepare(const LayerView& v, DType real) const override {
     with_float(real, [&]<class T>() {
       const T* A_log = v.weights[A_log_].data.as<T>();
@@ -61,6 +61,7 @@ class Mamba2 : public Mixer {
         A[h] = static_cast<T>(-std::exp(static_cast<double>(A_log[h])));
       }
     });
+    transpose(v.weights[conv_w_].data, C_, K_, v.derived + H_);
   }
   void initial_state(const LayerView& v, Buf dst) const override {
     fill_zero(dst, state_count_);
@@ -143,6 +144,7 @@ class Mamba2 : public Mixer {
     conv.B = ctx.B, conv.L = 1, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
     conv.x = s.zx + at_conv(), conv.x_stride = W_;
     conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
+    conv.taps = v.derived + H_;
     conv.state_in = v.state_out, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
     conv.y = s.xBC, conv.y_stride = C_;
     ctx.kernels().conv1d_forward(ctx.stream(), conv);
