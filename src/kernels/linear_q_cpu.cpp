@@ -37,15 +37,15 @@ MAMBA_INLINE Quad load_quad(const int8_t* x) {
 struct Codes {
   __m512i v;
 };
-MAMBA_INLINE Codes load_codes(const uint8_t* p) { return {_mm512_load_si512(p)}; }
+MAMBA_INLINE Codes to_codes(Line line) { return {(__m512i)line}; }
 MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) { return {_mm512_dpbusd_epi32(sum.v, w.v, x.v)}; }
+MAMBA_INLINE I32 plus(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MAMBA_INLINE F32 to_f32(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
 #elif defined(__AVX2__)
 // Without such an instruction: bytes 0, 2 and bytes 1, 3 as 16-bit numbers.
 #if defined(__AVX512BW__)
 typedef __m512i Ints;
 MAMBA_INLINE Ints set_ints(int32_t x) { return _mm512_set1_epi32(x); }
-MAMBA_INLINE Ints load_ints(const uint8_t* p) { return _mm512_load_si512(p); }
 MAMBA_INLINE Ints left_8(Ints x) { return _mm512_slli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8(Ints x) { return _mm512_srli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm512_srai_epi16(x, 8); }
@@ -56,7 +56,6 @@ MAMBA_INLINE F32 floats(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
 #else
 typedef __m256i Ints;
 MAMBA_INLINE Ints set_ints(int32_t x) { return _mm256_set1_epi32(x); }
-MAMBA_INLINE Ints load_ints(const uint8_t* p) { return _mm256_load_si256((const __m256i*)p); }
 MAMBA_INLINE Ints left_8(Ints x) { return _mm256_slli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8(Ints x) { return _mm256_srli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm256_srai_epi16(x, 8); }
@@ -81,13 +80,14 @@ MAMBA_INLINE Quad load_quad(const int8_t* x) {
   const Ints bytes = set_ints(word);
   return {right_8_signed(left_8(bytes)), right_8_signed(bytes)};
 }
-MAMBA_INLINE Codes load_codes(const uint8_t* p) {
-  const Ints bytes = load_ints(p);
+MAMBA_INLINE Codes to_codes(Line line) {
+  const Ints bytes = (Ints)line;
   return {both(bytes, set_ints(0x00ff00ff)), right_8(bytes)};
 }
 MAMBA_INLINE I32 dot(I32 total, Codes w, Quad x) {
   return {sum(total.v, sum(pairs(w.even, x.even), pairs(w.odd, x.odd)))};
 }
+MAMBA_INLINE I32 plus(I32 a, I32 b) { return {sum(a.v, b.v)}; }
 MAMBA_INLINE F32 to_f32(I32 x) { return floats(x.v); }
 #else
 struct I32 {
@@ -101,16 +101,13 @@ struct Codes {
 };
 MAMBA_INLINE I32 set_i32(int32_t x) { return {F32::Int{x, x, x, x}}; }
 MAMBA_INLINE Quad load_quad(const int8_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
-MAMBA_INLINE Codes load_codes(const uint8_t* p) {
-  Codes w;
-  memcpy(&w.v, p, sizeof w.v);
-  return w;
-}
+MAMBA_INLINE Codes to_codes(Line line) { return {(F32::Int)line}; }
 MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) {
   const F32::Int byte = {255, 255, 255, 255};
   return {sum.v + (w.v & byte) * x.x[0] + (w.v >> 8 & byte) * x.x[1] + (w.v >> 16 & byte) * x.x[2] +
           (w.v >> 24 & byte) * x.x[3]};
 }
+MAMBA_INLINE I32 plus(I32 a, I32 b) { return {a.v + b.v}; }
 MAMBA_INLINE F32 to_f32(I32 x) { return {__builtin_convertvector(x.v, F32::Vec)}; }
 #endif
 
@@ -214,7 +211,7 @@ MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e,
       Codes w[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        w[v] = load_codes(codes + (g * kQuads + i) * panels::kQuad + 4 * v * kLanes);
+        w[v] = to_codes(load_line(codes + (g * kQuads + i) * panels::kQuad + 4 * v * kLanes));
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -244,10 +241,72 @@ MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e,
   }
 }
 
+// acc (16) = the panel times row 0 of x: codes go from memory through registers into the products.
+template <int kBits, bool kTableCodes, bool kSuper, bool kAdd, int kGroups>
+void panel_times_one(const uint8_t* panel, const panels::Layout& l, const Bytes& x, float* acc) {
+  constexpr int64_t kWidth = sizeof(Line);
+  const int64_t blocks = x.K / panels::kBlock, code_bytes = panels::code_bytes(l);
+  F32 sum[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v] = F32::zero();
+  const int8_t* q = x.q;
+  const float *step = x.step, *total = x.total;
+  const int32_t* start = x.start;
+  const uint8_t* run = panel;
+  for (int64_t first = 0; first < blocks; first += kRunBlocks) {
+    const int64_t n = minimum(kRunBlocks, blocks - first);
+    const uint8_t* codes = run;
+    Scales<kSuper, kAdd, kGroups> scales(run + n * code_bytes);
+    const uint8_t* ahead = run + 2 * panels::run_bytes(l, n);
+    run += panels::run_bytes(l, n);
+    for (int64_t block = 0; block < n; ++block) {
+#pragma GCC unroll 9
+      for (int i = 0; i <= kBits; ++i) __builtin_prefetch(ahead + (block * (kBits + 1) + i) * 64);
+      // Two sums of integers at once, of quads below and from 4 on: they are the groups of Q6_K.
+      I32 low[kVectors], up[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        low[v] = set_i32(start[0]);
+        up[v] = set_i32(kGroups == 2 ? start[1] : 0);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const Quad xl = load_quad(q + 4 * i), xu = load_quad(q + 16 + 4 * i);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          Line a, b;
+          two_quads<kBits, kTableCodes>(codes, i, v * kWidth, &a, &b);
+          low[v] = dot(low[v], to_codes(a), xl);
+          up[v] = dot(up[v], to_codes(b), xu);
+        }
+      }
+#pragma GCC unroll 2
+      for (int g = 0; g < kGroups; ++g) {
+        const F32 s = F32::set(step[g]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) {
+          const I32 exact = kGroups == 2 ? (g == 0 ? low[v] : up[v]) : plus(low[v], up[v]);
+          sum[v] = fma(to_f32(exact), scales.scale(g, v) * s, sum[v]);
+          if constexpr (kAdd) sum[v] = fma(scales.add(v), F32::set(total[g]), sum[v]);
+        }
+      }
+      scales.next();
+      codes += code_bytes, q += panels::kBlock;
+      step += kGroups, total += kGroups, start += kGroups;
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sum[v].store(acc + v * F32::kLanes);
+}
+
 // acc (rows, 16) = the panel times `rows` rows of x.
 template <int kBits, bool kTableCodes, bool kSuper, bool kAdd, int kGroups>
 void panel_times_rows(const uint8_t* panel, const panels::Layout& l, const Bytes& x, int64_t rows,
                       float* acc) {
+  if (rows == 1) {
+    panel_times_one<kBits, kTableCodes, kSuper, kAdd, kGroups>(panel, l, x, acc);
+    return;
+  }
   constexpr int64_t kRows = panels::kRows;
   const int64_t blocks = x.K / panels::kBlock, code_bytes = panels::code_bytes(l);
   memset(acc, 0, sizeof(float) * static_cast<size_t>(rows * kRows));
@@ -366,11 +425,7 @@ void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
 }
 
 void linear_q_pack(Stream& stream, const LinearQPackArgs& a) noexcept {
-  *a.out = panels::pack(a.weight.dtype, a.weight.data, a.N, a.K, stream.threads);
-  if (*a.out == nullptr && stream.failed == nullptr) {
-    stream.failed = "linear_q_pack";
-    stream.failed_bytes = a.N * dtype_bytes(a.weight.dtype, a.K);
-  }
+  *a.out = panels::pack(stream, a.weight.dtype, a.weight.data, a.N, a.K);
 }
 
 void linear_q_rows(Stream&, const LinearQRowsArgs& a) noexcept {
