@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "device/memory.h"
+
 namespace mamba {
 
 AlignedBlock::AlignedBlock(int64_t bytes, const char* purpose) : size_(bytes) {
@@ -16,6 +18,7 @@ AlignedBlock::AlignedBlock(int64_t bytes, const char* purpose) : size_(bytes) {
          "sequence length",
          static_cast<double>(rounded) / 1048576.0, purpose);
   }
+  prefer_huge_pages(p, rounded);
   std::memset(p, 0, static_cast<size_t>(rounded));
   data_.reset(p);
 }

@@ -53,6 +53,13 @@ bool grow_scratch(Stream& stream, int64_t bytes) {
   return true;
 }
 
+void* take_memory(Stream& stream, int64_t bytes) {
+  return static_cast<Device*>(stream.owner)->pool().take(bytes);
+}
+void give_memory(Stream& stream, void* data) {
+  static_cast<Device*>(stream.owner)->pool().give(data);
+}
+
 }  // namespace
 
 std::vector<std::string> Device::available() {
@@ -82,6 +89,8 @@ std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
     device->name_ = b.name;
     device->stream_.threads = options.threads > 0 ? options.threads : physical_cores();
     device->stream_.grow = grow_scratch;
+    device->stream_.take = take_memory;
+    device->stream_.give = give_memory;
     device->stream_.owner = device.get();
     return device;
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "device/pool.h"
 #include "device/stream.h"
 #include "kernels/kernels.h"
 #include "mamba/dtype.h"
@@ -34,6 +35,7 @@ class Device {
   // Another table, which must outlive the device: to watch what is called (model/activations.h).
   void set_kernels(const Kernels& kernels) { kernels_ = &kernels; }
   Stream& stream() { return stream_; }
+  Pool& pool() { return pool_; }
   // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
   DType real() const { return real_; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
@@ -48,6 +50,7 @@ class Device {
   Device() = default;
   const Kernels* kernels_ = nullptr;
   Stream stream_;
+  Pool pool_;
   DType real_ = DType::kF32;
   std::string name_;
 };

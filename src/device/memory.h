@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much memory there is, and refusing what cannot fit before anything is allocated.
+// Huge pages, how much memory there is, and refusing what cannot fit before anything is allocated.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 namespace mamba {
+
+constexpr int64_t kHugePage = 2 << 20;  // bytes
+
+// Asks for huge pages where whole ones lie within; before the memory is first written.
+void prefer_huge_pages(void* data, int64_t bytes);
 
 // Bytes of main memory of this machine.
 double machine_bytes();

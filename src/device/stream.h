@@ -15,6 +15,9 @@ struct Stream {
   void* scratch_data = nullptr;
   int64_t scratch_bytes = 0;
   bool (*grow)(Stream&, int64_t bytes) = nullptr;  // false and `failed` set when memory is short
+  // Memory that lives longer, for weights: 64-byte aligned, null when memory is short.
+  void* (*take)(Stream&, int64_t bytes) = nullptr;
+  void (*give)(Stream&, void*) = nullptr;
   // First failure, with the name of the kernel; Device::sync() throws it.
   const char* failed = nullptr;
   int64_t failed_bytes = 0;

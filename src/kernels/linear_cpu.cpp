@@ -5,7 +5,6 @@
 // packing ahead or the number of rows. So one row (decoding) and many give the same bits.
 #include <omp.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "kernels/linear.h"
 #include "kernels/linear_micro.h"
@@ -20,7 +19,6 @@ constexpr int64_t kDepth = 512;                  // a block of the sum: 8 rows o
 constexpr int64_t kPackDepth = 1024;             // packed at once when B is not packed ahead,
 constexpr int64_t kPackWords = 2 * 1024 * 1024;  // and at most 8 MiB, so that it stays in L3
 constexpr int64_t kChunk = 64;                   // words of a row transposed at once
-constexpr int64_t kHugePage = 2 << 20;           // bytes
 constexpr int64_t kSerial = 1 << 16;             // multiply-adds below which threads do not pay
 
 MAMBA_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -440,15 +438,10 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   const int64_t panel_words = words_for(a.K, pairs) * kPanel;
   const int64_t bytes = (panels * panel_words * 4 + 64) / 64 * 64;
   PackedLinear* packed = static_cast<PackedLinear*>(malloc(sizeof(PackedLinear)));
-  // Large weights on huge pages: a tenth of the time to get them, and fewer misses while reading.
-  const bool huge = bytes >= 2 * kHugePage;
-  const int64_t rounded = blocks(bytes, kHugePage) * kHugePage;
-  float* data = static_cast<float*>(huge ? aligned_alloc(kHugePage, rounded)
-                                         : aligned_alloc(64, static_cast<size_t>(bytes)));
-  if (huge && data != nullptr) madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  float* data = static_cast<float*>(stream.take(stream, bytes));
   if (packed == nullptr || data == nullptr) {
     free(packed);
-    free(data);
+    stream.give(stream, data);
     if (stream.failed == nullptr) {
       stream.failed = "linear_pack";
       stream.failed_bytes = bytes;
@@ -461,14 +454,14 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   const Part part = {0, a.K, 0, a.N, data, panel_words};
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (a.N * a.K >= kSerial)
   for (int64_t i = 0; i < panels; ++i) pack_panel(p, part, i, pairs, data + i * panel_words);
-  *packed = {a.N, a.K, kPanel, a.product, pairs ? DType::kBF16 : DType::kF32, data, nullptr};
+  *packed = {a.N, a.K, kPanel, a.product, pairs ? DType::kBF16 : DType::kF32, data, bytes, nullptr};
   *a.out = packed;
 }
 
-void linear_unpack(Stream&, const LinearUnpackArgs& a) noexcept {
+void linear_unpack(Stream& stream, const LinearUnpackArgs& a) noexcept {
   if (a.packed == nullptr) return;
-  free(a.packed->data);
-  free(a.packed->rows);
+  stream.give(stream, a.packed->data);
+  stream.give(stream, a.packed->rows);
   free(a.packed);
 }
 

@@ -539,10 +539,11 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept try {
   const Part part = empty ? Part{} : make_part(a.N, 0, a.K);
   const int64_t bytes = empty ? 64 : part.last_block * part.full->b_bytes() + part.last->b_bytes();
   const int64_t row_bytes = a.by_rows ? std::max<int64_t>(a.N * a.K, 1) * 2 : 0;
-  std::unique_ptr<void, decltype(&std::free)> rows(
-      a.by_rows ? std::malloc(static_cast<size_t>(row_bytes)) : nullptr, std::free);
+  const auto give = [&stream](void* p) { stream.give(stream, p); };
+  using Memory = std::unique_ptr<void, decltype(give)>;
+  Memory rows(a.by_rows ? stream.take(stream, row_bytes) : nullptr, give);
   if (a.by_rows && rows == nullptr) return fail_stream(stream, "linear_pack", row_bytes);
-  std::unique_ptr<void, decltype(&std::free)> data(std::aligned_alloc(64, bytes), std::free);
+  Memory data(stream.take(stream, bytes), give);
   std::unique_ptr<void, decltype(&std::free)> packed(std::malloc(sizeof(PackedLinear)), std::free);
   if (data == nullptr || packed == nullptr) return fail_stream(stream, "linear_pack", bytes);
   std::atomic<bool> failed = false;
@@ -550,7 +551,7 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept try {
   if (failed) return fail_stream(stream, "linear_pack (oneDNN)");
   *a.out = static_cast<PackedLinear*>(packed.release());
   if (a.by_rows) loops().round(a.weight, a.K, a.N, a.K, a.N, a.K, true, rows.get());
-  **a.out = {a.N, a.K, kPanel, a.product, DType::kBF16, data.release(), rows.release()};
+  **a.out = {a.N, a.K, kPanel, a.product, DType::kBF16, data.release(), bytes, rows.release()};
 } catch (...) {
   fail_stream(stream, "linear_pack (oneDNN)");
 }

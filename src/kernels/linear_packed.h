@@ -13,7 +13,8 @@ struct PackedLinear {
   Product product;
   DType dtype;  // f32, or bf16: elements k and k + 1 of a column in one 32-bit word
   void* data;
-  void* rows;  // a copy by rows of the same dtype, or null
+  int64_t bytes;  // of data
+  void* rows;     // a copy by rows of the same dtype, or null
 };
 
 }  // namespace mamba

@@ -3,7 +3,6 @@
 // layout is the same for every ISA.
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "kernels/linear_q_packed.h"
 #include "quant/blocks.h"
@@ -12,8 +11,7 @@
 namespace mamba::panels {
 namespace {
 
-constexpr int64_t kHugePage = 2 << 20;  // bytes
-constexpr int64_t kMaxBlock = 256;      // elements
+constexpr int64_t kMaxBlock = 256;  // elements
 
 // The run of a panel that holds column k of a row of K.
 struct Run {
@@ -122,30 +120,28 @@ void pack_panel(DType type, const char* weight, int64_t row_bytes, int64_t rows,
 
 }  // namespace
 
-PackedLinear* pack(DType type, const void* blocks, int64_t N, int64_t K, int threads) {
+PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, int64_t K) {
   const int64_t count = (N + kRows - 1) / kRows, size = panel_bytes(layout_of(type), K);
-  const int64_t bytes = (count * size + 63) / 64 * 64;
-  // Large weights on huge pages, as in linear_cpu.cpp.
-  const bool huge = bytes >= 2 * kHugePage;
+  const int64_t bytes = count * size;
   auto* packed = static_cast<PackedLinear*>(malloc(sizeof(PackedLinear)));
-  char* data = static_cast<char*>(
-      huge ? aligned_alloc(kHugePage,
-                           static_cast<size_t>((bytes + kHugePage - 1) / kHugePage * kHugePage))
-           : aligned_alloc(64, static_cast<size_t>(bytes > 0 ? bytes : 64)));
-  if (huge && data != nullptr) madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  char* data = static_cast<char*>(stream.take(stream, bytes));
   if (packed == nullptr || data == nullptr) {
     free(packed);
-    free(data);
+    stream.give(stream, data);
+    if (stream.failed == nullptr) {
+      stream.failed = "linear_q_pack";
+      stream.failed_bytes = bytes;
+    }
     return nullptr;
   }
   const int64_t row_bytes = dtype_bytes(type, K);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(stream.threads) schedule(static)
   for (int64_t p = 0; p < count; ++p) {
     const int64_t rows = N - p * kRows < kRows ? N - p * kRows : kRows;
     pack_panel(type, static_cast<const char*>(blocks) + p * kRows * row_bytes, row_bytes, rows, K,
                data + p * size);
   }
-  *packed = {N, K, kPanelMark, Product::kF32, type, data, nullptr};
+  *packed = {N, K, kPanelMark, Product::kF32, type, data, bytes, nullptr};
   return packed;
 }
 

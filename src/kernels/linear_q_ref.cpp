@@ -73,7 +73,8 @@ void linear_q_pack(Stream& stream, const LinearQPackArgs& a) noexcept {
     return;
   }
   if (bytes > 0) std::memcpy(data, a.weight.data, bytes);
-  *packed = {a.N, a.K, 0, Product::kF32, a.weight.dtype, data, nullptr};
+  *packed = {a.N,    a.K, 0, Product::kF32, a.weight.dtype, data, static_cast<int64_t>(bytes),
+             nullptr};
   *a.out = packed;
 }
 

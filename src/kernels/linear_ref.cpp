@@ -95,7 +95,7 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
     return;
   }
   if (bytes > 0) std::memcpy(data, a.weight.data, bytes);
-  *packed = {a.N, a.K, 0, a.product, a.weight.dtype, data, nullptr};
+  *packed = {a.N, a.K, 0, a.product, a.weight.dtype, data, static_cast<int64_t>(bytes), nullptr};
   *a.out = packed;
 }
 

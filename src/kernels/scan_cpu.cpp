@@ -114,6 +114,8 @@ MAMBA_INLINE F32 bc_lanes(const float* token, int64_t c, int64_t lanes, int64_t 
 
 // The operations of sweep() in its order, so that steps give the bits of the full scan.
 void step_slab(const ScanStepArgs& p, const Plan& plan, const Slab& s, int64_t row) {
+  constexpr int64_t kSoon = 4 * kLanes;  // channels
+
   const float* A = p.A_t.as<float>();
   const float* B = p.Bm.as<float>() + (plan.constant ? 0 : row * p.B_stride);
   const float* C = p.Cm.as<float>() + (plan.constant ? 0 : row * p.C_stride);
@@ -127,6 +129,8 @@ void step_slab(const ScanStepArgs& p, const Plan& plan, const Slab& s, int64_t r
       float* state = p.h.as<float>() + row * p.h_stride + n * p.E + c;
       const F32 a = exp2(d * (load_part(A + n * p.E + c, lanes) * F32::set(kLog2E)));
       const F32 ah = a * load_part(state, lanes);
+      __builtin_prefetch(A + n * p.E + c + kSoon);  // too many rows for the hardware to follow
+      __builtin_prefetch(state + kSoon, 1);
       const F32 h = fma(du, bc_lanes(B, c, lanes, n, p.N, plan), ah);
       y = fma(bc_lanes(C, c, lanes, n, p.N, plan), h, y);
       store_part(h, state, lanes);

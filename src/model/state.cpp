@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "base/check.h"
+#include "device/memory.h"
 
 namespace mamba {
 
@@ -18,7 +19,10 @@ State::State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t el
       element_size_(element_size),
       batch_(batch) {
   try {
-    storage_.resize(static_cast<size_t>((batch * bytes_per_sequence() + 7) / 8));
+    const size_t count = static_cast<size_t>((batch * bytes_per_sequence() + 7) / 8);
+    storage_.reserve(count);
+    prefer_huge_pages(storage_.data(), batch * bytes_per_sequence());
+    storage_.resize(count);
   } catch (const std::bad_alloc&) {
     fail(
         ErrorCode::kOutOfMemory,
