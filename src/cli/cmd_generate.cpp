@@ -231,9 +231,12 @@ class GenerateCommand {
     };
     json["seed"] = seed;
     json["model"] = {{"path", flags_.model},
-                     {"fingerprint", model_.fingerprint()},
                      {"device", model_.device_name()},
                      {"dtype", dtype_name(model_.dtype())}};
+    // It reads all weights, as long as loading them takes: for those who keep states alone.
+    if (!flags_.state_in.empty() || !flags_.state_out.empty()) {
+      json["model"]["fingerprint"] = model_.fingerprint();
+    }
     return json;
   }
 
