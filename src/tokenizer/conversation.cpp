@@ -127,6 +127,7 @@ std::vector<ConversationEncoder::Span> ConversationEncoder::answers(
 std::vector<ScoredIds> ConversationEncoder::encode(const std::vector<ChatMessage>& messages,
                                                    const std::string& where) const {
   const ChatTemplate& chat = chat_template();
+  used_ = true;
   jinja::Text written;
   std::vector<Span> spans;
   try {

@@ -2,6 +2,7 @@
 // Whole conversations -> ids as chat has them, and which of them the assistant says.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -41,6 +42,8 @@ class ConversationEncoder {
   std::vector<ScoredIds> encode(const std::vector<ChatMessage>& messages,
                                 const std::string& where) const;
   const ChatTemplate& chat_template() const;
+  // Whether a conversation was encoded: only then does the template matter.
+  bool used() const { return used_; }
 
  private:
   struct Span {
@@ -54,6 +57,7 @@ class ConversationEncoder {
   const Tokenizer* tokenizer_;
   std::string folder_, choice_;
   SpecialNames names_;
+  mutable std::atomic<bool> used_ = false;
   mutable std::once_flag loaded_;
   mutable std::optional<ChatTemplate> template_;
 };

@@ -264,8 +264,8 @@ Json course_of(const TrainOptions& o, const Tokenizer& tokenizer, const DataSet&
 
 void check_same_course(const Json& saved, const Json& now, int64_t step, const std::string& where) {
   for (const auto& [flag, value] : now.items()) {
-    // The device may change (the caller says so); rates are compared below.
-    if (flag == "device" || is_schedule_flag(flag)) continue;
+    // The device may change (the caller says so), the template is in the data; rates are below.
+    if (flag == "device" || flag == "--chat-template" || is_schedule_flag(flag)) continue;
     const Json before = saved_value(saved, flag, where);
     if (before == value) continue;
     fail(

@@ -7,6 +7,8 @@
 #include <filesystem>
 
 #include "base/check.h"
+#include "base/hash.h"
+#include "base/mapped_file.h"
 #include "formats/hf_config.h"
 #include "mamba/model.h"
 #include "model/parameter_table.h"
@@ -123,6 +125,43 @@ void check_same_tokenizer(const TrainOptions& options, const RunSetup& setup) {
        options.tokenizer, own, setup.tokenizer->vocab_size());
 }
 
+// Name and a hash of what the template writes, whose text may be another after it was saved; null
+// where the data has no conversations.
+Json template_of(const ConversationEncoder& conversations) {
+  if (!conversations.used()) return nullptr;
+  const ChatTemplate& chat = conversations.chat_template();
+  std::vector<ChatMessage> talk = {
+      {"system", "S"}, {"user", "U"}, {"assistant", "A"}, {"user", "V"}, {"assistant", "B"}};
+  std::string written = chat.source();
+  for (int tries = 0; tries < 2; ++tries) {
+    try {
+      written = chat.render(talk, false);
+      break;
+    } catch (const Error&) {
+      talk.erase(talk.begin());  // many templates know no system prompt
+    }
+  }
+  const uint64_t hash = hash_bytes(written.data(), static_cast<int64_t>(written.size()), 0);
+  return {{"name", chat.name()}, {"hash", fmt::format("{:016x}", hash)}};
+}
+
+// Other data may come from another template alone, which should be named then.
+void check_same_template(const RunSetup& setup) {
+  const Json& before = setup.resumed->options;
+  const char* flag = "--chat-template";
+  if (!has_member(before, flag) || !before[flag].is_object() || setup.course[flag].is_null() ||
+      !has_member(before, "--data") || before["--data"] == setup.course["--data"] ||
+      get_string(before[flag], "hash", setup.resume_path) == setup.course[flag]["hash"]) {
+    return;
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[--resume {}] expected --chat-template {} as in the run so far, got {}, which writes the "
+       "conversations of --data otherwise; leave --chat-template out, or start a new run with "
+       "--init-from",
+       setup.resume_path, printable(get_string(before[flag], "name", setup.resume_path)),
+       printable(setup.course[flag]["name"].get<std::string>()));
+}
+
 void find_tokenizer(const TrainOptions& options, RunSetup* setup) {
   TrainPlan& plan = setup->plan;
   plan.tokenizer = options.tokenizer;
@@ -138,7 +177,14 @@ void find_tokenizer(const TrainOptions& options, RunSetup* setup) {
     }
   }
   setup->tokenizer = load_tokenizer(plan.tokenizer);
+  setup->template_folder = tokenizer_folder(plan.tokenizer);
   if (setup->tokenizer->name() == "bytes") {
+    // A folder of that tokenizer may have a template all the same.
+    const std::string& own = setup->template_folder;
+    if (!own.empty() && has_file(own, "chat_template.jinja")) {
+      const MappedFile file(own + "/chat_template.jinja");
+      setup->byte_template.assign(reinterpret_cast<const char*>(file.data()), file.size());
+    }
     plan.tokenizer = "bytes";
     plan.tokenizer_from.clear();
   }
@@ -318,12 +364,14 @@ RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   find_resumed(options, plan_only, &setup);
   find_tokenizer(options, &setup);
   setup.conversations = std::make_unique<ConversationEncoder>(
-      *setup.tokenizer, tokenizer_folder(setup.plan.tokenizer), options.chat_template);
+      *setup.tokenizer, setup.template_folder, options.chat_template);
   open_data(options, &setup);
   const Config config = find_config(options, &setup);
   std::unique_ptr<Device> device = Device::create({options.device, options.threads});
   setup.course = course_of(options, *setup.tokenizer, *setup.data, device->name());
+  setup.course["--chat-template"] = template_of(*setup.conversations);
   if (setup.resumed) {
+    check_same_template(setup);
     check_same_course(setup.resumed->options, setup.course, setup.resumed->step, setup.resume_path);
     if (setup.resumed->options["device"] != setup.course["device"]) {
       setup.notices.push_back(

@@ -19,6 +19,8 @@ namespace mamba {
 
 struct RunSetup {
   std::unique_ptr<Tokenizer> tokenizer;
+  std::string template_folder;  // whose chat template is the default; ""
+  std::string byte_template;    // its chat_template.jinja where its tokenizer is that of bytes
   std::unique_ptr<ConversationEncoder> conversations;
   std::unique_ptr<DataSet> data;
   std::unique_ptr<DataSet> valid;       // null without --valid

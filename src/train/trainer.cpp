@@ -238,7 +238,8 @@ bool Trainer::evaluate(bool log) {
 
 // What chat needs to write conversations as the data had them, where that is not the tokenizer's.
 std::string Trainer::chat_template() const {
-  return options_.chat_template.empty() ? "" : setup_.conversations->chat_template().source();
+  if (options_.chat_template.empty()) return setup_.byte_template;
+  return setup_.conversations->chat_template().source();
 }
 
 bool Trainer::save() {

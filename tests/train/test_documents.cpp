@@ -345,6 +345,17 @@ TEST(Documents, TrainsOnConversationsInBothPackings) {
                 !choice.empty());
     }
   }
+  // Resumed without it, the checkpoint's own goes on; another one is named.
+  run.options.resume = true;
+  run.options.chat_template = "";
+  EXPECT_EQ(train(run.options).status, TrainStatus::kFinished);
+  EXPECT_EQ(ChatTemplate::load(run.options.output_dir).stops(),
+            ChatTemplate::load("", "chatml").stops());
+  run.options.chat_template = "zephyr";
+  EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument,
+                         {"--resume", "expected --chat-template", "got zephyr", "leave"},
+                         [&] { train(run.options); }));
+  run.options.resume = false;
   run.options.chat_template = "chat-ml";
   EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument, {"chat template", "chatml", "'chat-ml'"},
                          [&] { plan_train(run.options); }));
