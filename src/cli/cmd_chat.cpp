@@ -336,6 +336,7 @@ void add_flags(CLI::App& app, ChatFlags* f) {
   add_without_effect(app, "-c,--ctx-size,--max-model-len", "N", kNoContext);
   add_without_effect(app, "-b,--batch-size", "N", kNoMicroBatches);
   add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);
+  add_without_effect(app, "--parallel,--max-num-seqs", "N", "one conversation is held at a time");
 }
 
 }  // namespace

@@ -79,6 +79,7 @@ CommandRun add_eval_ppl(CLI::App& parent) {
   add_run_options(*app, &f->run);
   add_without_effect(*app, "-b,--batch-size", "N", kNoMicroBatches);
   add_without_effect(*app, "--ubatch-size", "N", kNoMicroBatches);
+  add_without_effect(*app, "--parallel,--max-num-seqs", "N", "windows are read one at a time");
   app->add_flag("--json", f->json, "Print JSON");
   add_examples(*app, {{"Windows of 1024 tokens that overlap by half",
                        "mamba-cpp eval ppl -m MODEL -f held-out.txt"},

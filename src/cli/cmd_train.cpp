@@ -12,6 +12,7 @@
 #include <iterator>
 #include <limits>
 #include <memory>
+#include <random>
 
 #include "base/check.h"
 #include "cli/args.h"
@@ -103,6 +104,18 @@ std::vector<double> parse_weights(const std::string& text) {
   return weights;
 }
 
+// For --seed -1: that of the run that goes on, else another one each time, which JSON can hold.
+uint64_t chosen_seed(const TrainOptions& options) {
+  std::string from = options.resume_path;
+  if (options.resume && from.empty()) {
+    const std::vector<CheckpointEntry> found = list_checkpoints(options.output_dir);
+    if (!found.empty()) from = found.back().path;
+  }
+  if (options.resume) return from.empty() ? 0 : seed_of_checkpoint(from);
+  std::random_device random;
+  return (uint64_t{random()} << 32 | random()) >> 11;
+}
+
 TrainOptions options_of(const TrainFlags& flags) {
   TrainOptions options = flags.options;
   const ModelOptions model = model_options(flags.run);
@@ -118,8 +131,8 @@ TrainOptions options_of(const TrainFlags& flags) {
                              ? kVocabAuto
                              : parse_int("--vocab-size", flags.vocab_size, 1, 16'777'216);
   }
-  options.seed = static_cast<uint64_t>(flags.seed);
   options.resume = flags.resume->count() > 0;
+  options.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : chosen_seed(options);
   options.command_line = own_command_line(false);
   if (options.valid.empty() && flags.eval_steps->count() + flags.eval_batches->count() > 0) {
     fail(ErrorCode::kInvalidArgument,
@@ -254,6 +267,7 @@ int report_diverged(const TrainResult& result) {
 
 int run_train(const TrainFlags& flags) {
   const TrainOptions options = options_of(flags);
+  if (flags.seed < 0) fmt::print(stderr, "note: --seed {}\n", options.seed);
   if (flags.dry_run) {
     const RunSetup setup = prepare_run(options, true);
     for (const std::string& notice : setup.notices) fmt::print(stderr, "note: {}\n", notice);
@@ -335,8 +349,8 @@ void add_course_flags(CLI::App& app, TrainFlags* f) {
   add_choice(app, "--recompute", &f->recompute, {"none", "scan", "block"},
              "What a step computes again instead of keeping it in memory");
   add_choice(app, "--data-order", &f->order, {"shuffled", "sequential"}, "Order of the sequences");
-  add_int(app, "-s,--seed", &f->seed, 0, std::numeric_limits<int64_t>::max(),
-          "Of the first weights and of the order of the data");
+  add_int(app, "-s,--seed", &f->seed, -1, std::numeric_limits<int64_t>::max(),
+          "Of the first weights and of the order of the data; -1: another one each time");
   add_number(app, "--learning-rate,--lr", &o->learning_rate, 0, 1e3, "At its peak");
   add_int(app, "--warmup-steps", &o->warmup_steps, 0, kMany, "Steps up to the peak");
   add_choice(app, "--lr-scheduler-type,--lr-schedule", &f->schedule,

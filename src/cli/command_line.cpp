@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/option_info.h"
 
@@ -96,14 +97,18 @@ class WordReader {
     }
   }
 
-  // "-n 5", "-n=5", "-n5" and "-ngl 5". A value of letters must stand alone: "-temp 1" would be -t
-  // with the value "emp", "-nx" is a flag of another program.
+  // "-n 5", "-n=5", "-n5", "-ngl 5" and "-ngl5". A value of letters must stand alone: "-temp 1"
+  // would be -t with the value "emp", "-nx" is a flag of another program.
   void read_short(const std::string& word) {
     const size_t equals = std::min(word.find('='), word.size());
     const std::string name = word.substr(0, equals);
     for (const auto& [known, long_name] : kShortNames) {
-      if (name != known || line_.app->get_option_no_throw(long_name) == nullptr) continue;
-      return read_long(long_name + word.substr(equals));
+      const CLI::Option* option = line_.app->get_option_no_throw(long_name);
+      if (option == nullptr || !name.starts_with(known)) continue;
+      const std::string rest = name.substr(std::string(known).size());
+      if (rest.empty()) return read_long(long_name + word.substr(equals));
+      if (is_switch(*option) || !begins_number(rest)) continue;
+      return read_long(long_name + ("=" + word.substr(std::string(known).size())));
     }
     const CLI::Option* option = line_.app->get_option_no_throw(word.substr(0, 2));
     if (option == nullptr) refuse(word);
@@ -118,12 +123,53 @@ class WordReader {
     line_.given[option] = value;
   }
 
-  // The value that must follow is none of our business, whatever it looks like.
+  // The value that must follow is none of our business, whatever it looks like; but a flag is no
+  // number.
   void read_value(const CLI::Option& option) {
     std::string& value = line_.given[&option];
     if (is_switch(option) || is_value_optional(option) || at_ + 1 >= words_.size()) return;
     value = words_[++at_];
+    const std::string type = option.get_type_name();
+    if ((type == "N" || type == "X") && is_flag(value)) {
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected a number, got the flag '{}' behind '{}'; give {} its number or leave it "
+           "out",
+           flag_name(option), printable(value), printable(words_[at_ - 1]), flag_name(option));
+    }
     line_.words.push_back(value);
+  }
+
+  // Whether a word is a flag of the command, be it with a value: "--temp=1", "-n5", "-ngl".
+  bool is_flag(const std::string& word) const {
+    if (word.size() < 2 || word[0] != '-' || is_number(word)) return false;
+    const std::string name = word.substr(0, word.find('='));
+    if (name.starts_with("--")) {
+      return line_.app->get_option_no_throw(name) != nullptr ||
+             line_.app->get_option_no_throw(with_dashes(name)) != nullptr;
+    }
+    const bool short_name = line_.app->get_option_no_throw(name.substr(0, 2)) != nullptr;
+    if (short_name && (name.size() == 2 || begins_number(name.substr(2)))) return true;
+    return std::any_of(std::begin(kShortNames), std::end(kShortNames), [&](const auto& entry) {
+      return name.starts_with(entry.first) &&
+             line_.app->get_option_no_throw(entry.second) != nullptr;
+    });
+  }
+
+  // For a flag that other commands have: what these are.
+  std::string flag_of_others(const std::string& flag) const {
+    const CLI::App* root = line_.app;
+    while (root->get_parent() != nullptr) root = root->get_parent();
+    std::vector<std::string> others;
+    for (const CLI::App* app : commands_of(*root)) {
+      if (app->get_option_no_throw(flag) != nullptr) others.push_back("'" + app->get_name() + "'");
+    }
+    if (others.empty()) return "";
+    const std::string of = fmt::format(", a flag of {}", fmt::join(others, ", "));
+    const bool talks = std::find(others.begin(), others.end(), "'chat'") != others.end();
+    if (line_.app->get_name() != "generate" || !talks) return of;
+    return of +
+           "; for an answer in a conversation use 'mamba-cpp chat', to which a message may be "
+           "piped";
   }
 
   [[noreturn]] void refuse(const std::string& flag) const {
@@ -131,10 +177,15 @@ class WordReader {
     for (const auto& [known, long_name] : kShortNames) {
       if (flag == known) meant = long_name;
     }
+    const std::string name = with_dashes(meant.substr(0, meant.find('=')));
+    std::string hint = flag.starts_with("--") ? flag_of_others(name) : "";
+    if (hint.empty() || hint.find("'chat'") == std::string::npos) {
+      const std::string near =
+          flag.size() > 2 ? flag_meant(with_dashes(meant), long_flags(*line_.app)) : "";
+      if (!near.empty()) hint = near;
+    }
     fail(ErrorCode::kInvalidArgument, "[{}] expected a known flag, got '{}'{}; {}",
-         command_path(*line_.app, false), flag,
-         flag.size() > 2 ? flag_meant(with_dashes(meant), long_flags(*line_.app)) : "",
-         see_help(*line_.app));
+         command_path(*line_.app, false), flag, hint, see_help(*line_.app));
   }
 
   const std::vector<std::string>& words_;

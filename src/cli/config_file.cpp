@@ -212,7 +212,15 @@ void add_json(const Json& object, const std::string& section, const std::string&
 }  // namespace
 
 std::vector<Setting> parse_config_toml(const std::string& text, const std::string& path) {
-  return TomlReader(text, path).read();
+  std::string lines;  // that end as here, whichever system wrote them
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '\r') {
+      lines += text[i];
+    } else if (i + 1 >= text.size() || text[i + 1] != '\n') {
+      lines += '\n';
+    }
+  }
+  return TomlReader(lines, path).read();
 }
 
 std::vector<Setting> parse_config_json(const std::string& text, const std::string& path) {

@@ -108,6 +108,7 @@ constexpr std::array kFlags = std::to_array<GroupedFlag>({
     {"--gpu-layers", "Run", kRare},
     {"--ubatch-size", "Run", kRare},
     {"--cont-batching", "Run", kRare},
+    {"--parallel", "Run", kRare},
     {"--batch-size", "Run", kRare, "chat"},
     {"--batch-size", "Run", kRare, "eval ppl"},
     {"--max-steps", "Training"},

@@ -49,10 +49,12 @@ std::vector<std::string> values_of(const CLI::Option& option, const std::string&
   return values;
 }
 
+// "n" is -n where the command has no --n.
 const CLI::Option* flag_of(const CLI::App& app, const std::string& key) {
   std::string name = "--" + key;
   std::replace(name.begin(), name.end(), '_', '-');
   const CLI::Option* option = app.get_option_no_throw(name);
+  if (option == nullptr && key.size() == 1) option = app.get_option_no_throw("-" + key);
   return option == nullptr || environment_name(*option).empty() ? nullptr : option;
 }
 
@@ -74,6 +76,20 @@ std::vector<std::string> keys_of(const std::vector<CLI::App*>& apps) {
   return {keys.begin(), keys.end()};
 }
 
+// A letter may be one flag with a dash and another one with two.
+void expect_clear(const CLI::App& app, const Setting& setting) {
+  if (setting.key.size() != 1) return;
+  const CLI::Option* one = app.get_option_no_throw("-" + setting.key);
+  const CLI::Option* two = app.get_option_no_throw("--" + setting.key);
+  if (one == nullptr || two == nullptr || one == two) return;
+  fail(
+      ErrorCode::kInvalidArgument,
+      "[{}] expected '{}' (-{}) or '{}' (--{}) of '{}', got '{}', which may mean either; write one "
+      "of the two",
+      setting.where, one->get_lnames().front(), setting.key, two->get_lnames().back(), setting.key,
+      command_path(app, false), setting.key);
+}
+
 // A setting may be of another command than the one that runs, but not of none.
 void expect_known(CLI::App& root, const Setting& setting) {
   const std::vector<CLI::App*> all = all_commands(root);
@@ -89,6 +105,7 @@ void expect_known(CLI::App& root, const Setting& setting) {
            setting.where, printable(setting.section), did_you_mean(setting.section, names));
     }
     apps = {command};
+    expect_clear(*command, setting);
   }
   const bool known = std::any_of(apps.begin(), apps.end(), [&](const CLI::App* app) {
     return flag_of(*app, setting.key) != nullptr;
@@ -191,6 +208,7 @@ void Settings::apply_file(CLI::App& root, CommandLine* line, const std::string& 
   for (const bool in_section : {true, false}) {  // a section counts before what is for all
     for (const Setting& setting : settings) {
       if (setting.section != (in_section ? own : "")) continue;
+      expect_clear(*line->app, setting);
       const CLI::Option* option = flag_of(*line->app, setting.key);
       if (option != nullptr) put(line, option, setting);
     }

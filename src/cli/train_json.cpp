@@ -53,6 +53,7 @@ std::string plan_json(const TrainOptions& options, const TrainPlan& plan) {
       {"tokens_per_step", plan.tokens_per_step},
       {"data_tokens", plan.data_tokens},
       {"steps_per_epoch", plan.steps_per_epoch},
+      {"seed", options.seed},
       {"first_step", plan.first_step},
       {"max_steps", plan.max_steps},
       {"device", plan.device},
@@ -71,6 +72,7 @@ std::string result_json(const TrainOptions& options, const TrainResult& result) 
       {"loss", number(result.last.loss)},
       {"grad_norm", number(result.last.grad_norm)},
       {"validation", nullptr},
+      {"seed", options.seed},
       {"output_dir", options.output_dir},
       {"checkpoint", result.checkpoint},
   };

@@ -153,6 +153,18 @@ TrainerState read_checkpoint(const std::string& path) {
   return state;
 }
 
+uint64_t seed_of_checkpoint(const std::string& path) {
+  const std::string where = path + "/" + kStateFile;
+  std::error_code ignored;
+  if (!fs::is_regular_file(where, ignored)) return 0;
+  const Json json = read_json_file(where);
+  if (!has_member(json, "options") || !has_member(json["options"], "--seed")) return 0;
+  const std::string text = get_string(json["options"], "--seed", where);
+  uint64_t seed = 0;
+  std::from_chars(text.data(), text.data() + text.size(), seed);
+  return seed;
+}
+
 void load_checkpoint(const std::string& path, Network& network, AdamW& optimizer) {
   load_weights(network, path, false);
   const SafetensorsFile moments(path + "/" + kOptimizerFile);

@@ -44,6 +44,8 @@ std::string save_checkpoint(const std::string& output_dir, const TrainerState& s
 // Reads the state and checks every file against the size and the hash it was written with. Throws
 // bad_file for a folder that is no checkpoint or is damaged.
 TrainerState read_checkpoint(const std::string& path);
+// The seed of its run, without looking at anything else of it; 0 where it does not say.
+uint64_t seed_of_checkpoint(const std::string& path);
 // Fills weights and moments from a checkpoint.
 void load_checkpoint(const std::string& path, Network& network, AdamW& optimizer);
 

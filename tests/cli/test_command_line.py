@@ -117,6 +117,8 @@ class CommandLine(unittest.TestCase):
         plain, quiet = run(*base)
         self.assertNotIn("warning", quiet)
         for flags, named in ((["-ngl", "99"], "--gpu-layers"), (["--n-gpu-layers=all"], "--gpu-layers"),
+                             (["-ngl99"], "--gpu-layers"), (["-ub64"], "--ubatch-size"),
+                             (["-ngl", "-1"], "--gpu-layers"),
                              (["-ub", "64"], "--ubatch-size"), (["-cb"], "--cont-batching"),
                              (["--ubatch_size", "64"], "--ubatch-size")):
             out, error = run(*base, *flags)
@@ -135,6 +137,19 @@ class CommandLine(unittest.TestCase):
         models.write("prompts", '{"prompt": "a"}\n{"prompt": "b"}\n')
         lines = ["generate", "-m", "model", "--jsonl", "-f", "prompts", "-s", "1", "-n", "3"]
         self.assertEqual(run(*lines, "-np", "2")[0], run(*lines, "-b", "1")[0])
+        self.assertEqual(run(*lines, "-np4")[0], run(*lines, "-b", "1")[0])
+        models.write("line", "some text\n" * 9)
+        for flags in (["-np", "4"], ["--max-num-seqs", "4"]):
+            error = run("eval", "ppl", "-m", "model", "-f", "line", *flags)[1]
+            self.assertIn("warning: [--parallel] changes nothing here: windows", error)
+            error = run("chat", "-m", "model", *flags)[1]
+            self.assertIn("warning: [--parallel] changes nothing here: one conversation", error)
+        for word in ("-n5", "-n", "--temp", "--max_new_tokens=5", "-ub64"):
+            error = self.complaint(*base, "-ngl", word)
+            self.assertIn(f"[--gpu-layers] expected a number, got the flag '{word}' behind", error)
+        self.assertIn("'-n5' behind '--temp'", self.complaint(*base, "--temp", "-n5"))
+        for word in ("--jinja", "--chat-template", "--chat_template=chatml", "--system-prompt"):
+            self.assertIn("use 'mamba-cpp chat'", self.complaint(*base, word))
         for word in ("-nx", "-mmodel", "-tfast", "-md"):
             error = self.complaint(*base, word)
             self.assertIn(f"expected a known flag, got '{word}'", error)
@@ -207,6 +222,15 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.count("--config", settings("bom.toml", "\ufeffn-predict = 3\n")), 3)
         models.write("bom.json", "\ufeff".encode() + b'{"max_tokens": 2}')
         self.assertEqual(self.count("--config", "bom.json"), 2)
+        old_mac = settings("mac.toml", "# of an old system\rpredict = 3\r[eval.ppl]\rwindow = 64\r")
+        self.assertEqual(self.count("--config", old_mac), 3)
+        letters = settings("letters.toml", "[generate]\nt = 1\ns = 5\n[chat]\nn = 5\n")
+        out, _ = run("generate", "-m", "model", "-p", "x", "-n", "3", "--json", "--config", letters)
+        self.assertEqual(json.loads(out)["seed"], 5)
+        for text in ("n = 5\n", "[generate]\nn = 5\n"):
+            error = self.complaint("generate", "-m", "model", "-p", "x", "--config",
+                                   settings("n.toml", text))
+            self.assertIn("expected 'max-new-tokens' (-n) or 'samples' (--n) of 'generate'", error)
 
     def test_required_flags_and_booleans_from_the_environment(self):
         env = {"MAMBA_CPP_MODEL": "model", "MAMBA_CPP_PROMPT": "x", "MAMBA_CPP_N": "1"}
@@ -273,6 +297,16 @@ class CommandLine(unittest.TestCase):
             self.assertGreater(result["loss"], 0)
             again, _ = run("train", "--config", name, "--max-steps", "3",
                            "--resume-from-checkpoint", code=2)  # another course than was begun
+        # A random seed is told, and kept by a run that goes on.
+        drawing = ["train", "--config", "run.toml", "--output-dir", "drawn", "--seed", "-1",
+                   "--lr-scheduler-type", "constant", "--warmup-steps", "0"]
+        drawn, error = run(*drawing, "--max-steps", "1")
+        seed = json.loads(drawn)["seed"]
+        self.assertIn(f"note: --seed {seed}\n", error)
+        again, _ = run(*drawing, "--max-steps", "2", "--resume")
+        self.assertEqual(json.loads(again)["seed"], seed)
+        other, _ = run(*drawing, "--dry-run")
+        self.assertNotEqual(json.loads(other)["seed"], seed)
         plan, _ = run("train", "--config", "run.toml", "--dry-run")
         self.assertEqual(json.loads(plan)["tokens_per_step"], 16)
 
