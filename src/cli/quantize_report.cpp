@@ -119,10 +119,12 @@ std::string quantize_card(const QuantizeReport& report) {
   const QuantizeResult& r = report.result;
   CardFacts facts;
   facts.base_model = card_name(report.in);
-  if (!report.type.empty()) facts.base_model_relation = "quantized";
+  const bool narrower = std::any_of(r.tensors.begin(), r.tensors.end(), [](const auto& tensor) {
+    return is_narrower(tensor.to, tensor.from);
+  });
+  if (narrower) facts.base_model_relation = "quantized";
   facts.tags = {"gguf"};
-  std::error_code ignored;
-  if (std::filesystem::is_directory(report.in, ignored)) facts.carried = carried_facts(report.in);
+  facts.carried = carried_facts(report.in, narrower ? Descent::kNarrowed : Descent::kSame);
   std::string types;
   for (const auto& [type, sum] : by_type(r)) {
     types +=

@@ -54,6 +54,34 @@ constexpr const char* kCompanions[] = {"generation_config.json",
                                        "LICENSE.txt",
                                        "NOTICE"};
 
+// Keys of config.json that say how the file came about or how transformers is to run, or again what
+// others say.
+constexpr const char* kOfNoUse[] = {"architectures",
+                                    "transformers_version",
+                                    "torch_dtype",
+                                    "dtype",
+                                    "_name_or_path",
+                                    "mamba_cpp",
+                                    "d_model",
+                                    "d_inner",
+                                    "n_layer",
+                                    "rms_norm",
+                                    "ssm_cfg",
+                                    "fused_add_norm",
+                                    "pad_vocab_size_multiple",
+                                    "norm_before_gate",
+                                    "intermediate_size",
+                                    "time_step_scale",
+                                    "time_step_init_scheme",
+                                    "use_mambapy",
+                                    "use_falcon_mambapy",
+                                    "use_associative_scan",
+                                    "return_dict",
+                                    "output_hidden_states",
+                                    "output_attentions",
+                                    "chunk_size_feed_forward",
+                                    "is_encoder_decoder"};
+
 enum class Source { kTransformers, kStateSpaces, kMambaC, kGguf };
 
 Source source_of(const std::string& in) {
@@ -188,6 +216,7 @@ class Conversion {
       : in_(in), out_(out), options_(options), source_(source_of(in)) {
     check_output(in, out, options.replace);
     result_.config = read_config(in, &result_.notices);
+    if (source_ == Source::kTransformers) original_ = read_json_file(in + "/config.json");
     config_text_ = config_text();
   }
 
@@ -207,7 +236,7 @@ class Conversion {
  private:
   bool to_state_spaces() const { return options_.form == ModelForm::kStateSpaces; }
 
-  std::string config_text() const {
+  std::string config_text() {
     const Config& c = result_.config;
     if (to_state_spaces()) {
       if (c.model_type == "falcon_mamba") {
@@ -215,7 +244,9 @@ class Conversion {
              "[convert] expected a model that the state-spaces form can express, got model_type "
              "falcon_mamba, whose norms on B, C and dt it lacks; keep the transformers form");
       }
-      return write_state_spaces_config(c);
+      const std::string text = write_state_spaces_config(c);
+      note_lost_keys(text);
+      return text;
     }
     // A folder that has the extension of this program already may keep it.
     const std::string beyond = beyond_transformers(c);
@@ -230,7 +261,45 @@ class Conversion {
     // `true` for an order to change them: what no file said is not written.
     Config stored = c;
     if (source_ != Source::kTransformers) stored.rescale_prenorm_residual = false;
-    return write_config(stored);
+    return with_unread_keys(write_config(stored));
+  }
+
+  // From one folder of transformers to another the keys that nothing here reads go along; a type
+  // of the weights that they name is the new one.
+  std::string with_unread_keys(const std::string& text) const {
+    if (source_ != Source::kTransformers) return text;
+    Json json = parse_json(text, "config.json");
+    for (const auto& [key, value] : original_.items()) {
+      if (!json.contains(key) && key != "mamba_cpp") json[key] = value;
+    }
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      if (!json.contains(key) || !options_.dtype) continue;
+      json[key] = *options_.dtype == DType::kF32    ? "float32"
+                  : *options_.dtype == DType::kBF16 ? "bfloat16"
+                                                    : "float16";
+    }
+    return json.dump(2) + "\n";
+  }
+
+  // mamba_ssm takes no keys but its own, so some have no place there.
+  void note_lost_keys(const std::string& text) {
+    if (source_ != Source::kTransformers) return;
+    const Config back = parse_config(text, "config.json");
+    const Json kept = parse_json(write_config(back), "config.json");
+    std::string lost;
+    for (const auto& [key, value] : original_.items()) {
+      const bool of_start =
+          key == "initializer_range" && result_.config.embedding_std != back.embedding_std;
+      const bool noise = value.is_null() || std::find(std::begin(kOfNoUse), std::end(kOfNoUse),
+                                                      key) != std::end(kOfNoUse);
+      if (!of_start && (noise || kept.contains(key))) continue;
+      lost +=
+          fmt::format("{}{} {}", lost.empty() ? "" : ", ", printable(key), printable_json(value));
+    }
+    if (lost.empty()) return;
+    result_.notices.push_back(fmt::format(
+        "the state-spaces form has no keys for {}: a conversion back will be without them",
+        printable(lost, 300)));
   }
 
   std::vector<TensorData> plan(const WeightFiles& weights) {
@@ -241,6 +310,7 @@ class Conversion {
       TensorData to;
       to.name = to_state_spaces() && spec.name == kEmbedding ? kStateSpacesEmbedding : spec.name;
       to.dtype = target_dtype(spec, from.dtype, options_);
+      narrower_ = narrower_ || is_narrower(to.dtype, from.dtype);
       to.shape = spec.shape;
       to.fill = [this, &weights, &from, dtype = to.dtype](int64_t begin, int64_t count, void* out) {
         convert_block(from, dtype, begin, count, out);
@@ -309,10 +379,8 @@ class Conversion {
   std::string card(const std::string& folder) const {
     CardFacts facts;
     facts.base_model = card_name(in_);
-    // The hub's word for the same weights in another form or type.
-    facts.base_model_relation = "quantized";
-    std::error_code ignored;
-    if (fs::is_directory(in_, ignored)) facts.carried = carried_facts(in_);
+    if (narrower_) facts.base_model_relation = "quantized";  // the hub's word for fewer bits
+    facts.carried = carried_facts(in_, narrower_ ? Descent::kNarrowed : Descent::kSame);
     std::string types;
     for (const auto& [name, count] : dtypes_) {
       types += fmt::format("{}{} tensors in {}", types.empty() ? "" : ", ", count, name);
@@ -331,8 +399,10 @@ class Conversion {
   const ConvertOptions& options_;
   Source source_;
   ConvertResult result_;
+  Json original_;  // config.json of the transformers form
   std::string config_text_;
   std::map<std::string, int64_t> dtypes_;  // tensors of each
+  bool narrower_ = false;                  // a tensor has fewer bits than before
   Progress progress_{options_};
 };
 

@@ -7,13 +7,15 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <string_view>
 
 namespace mamba {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxCarried = 200;  // lines
+constexpr size_t kMaxCarried = 1000;  // lines
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 // Quoted for YAML: a folder may be called anything.
 std::string quoted(const std::string& value) {
@@ -23,6 +25,25 @@ std::string quoted(const std::string& value) {
     if (static_cast<unsigned char>(c) >= 0x20) out += c;
   }
   return out + "\"";
+}
+
+std::string card_of(const std::string& model) {
+  const fs::path path(model);
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return (path / "README.md").string();
+  const fs::path own = fs::path(path).replace_extension(".md");
+  return (fs::exists(own, ignored) ? own : path.parent_path() / "README.md").string();
+}
+
+bool stays_true(const std::string& key, Descent descent) {
+  constexpr const char* kAlways[] = {"license", "license_name", "license_link", "language"};
+  constexpr const char* kOfTraining[] = {"datasets", "co2_eq_emissions"};
+  constexpr const char* kOfWeights[] = {"model-index", "metrics"};
+  const auto has = [&](const auto& keys) {
+    return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
+  };
+  return has(kAlways) || (descent != Descent::kTrained && has(kOfTraining)) ||
+         (descent == Descent::kSame && has(kOfWeights));
 }
 
 }  // namespace
@@ -94,19 +115,27 @@ std::string card_file_table(const std::string& folder) {
   return text;
 }
 
-std::string carried_facts(const std::string& folder, bool datasets) {
-  std::ifstream in(fs::path(folder) / "README.md");
+bool is_narrower(DType type, DType than) {
+  return block_bytes(type) * block_elements(than) < block_bytes(than) * block_elements(type);
+}
+
+std::string carried_facts(const std::string& model, Descent descent) {
+  std::ifstream in(card_of(model), std::ios::binary);
   std::string line, carried;
-  if (!std::getline(in, line) || line != "---") return "";
+  // Editors of other systems begin a file with a mark, and end lines with a carriage return.
+  const auto next = [&] {
+    if (!std::getline(in, line)) return false;
+    if (line.ends_with('\r')) line.pop_back();
+    return true;
+  };
+  if (!next()) return "";
+  if (line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
+  if (line != "---") return "";
   bool keep = false;
-  for (size_t lines = 0; std::getline(in, line) && line != "---"; ++lines) {
+  for (size_t lines = 0; next() && line != "---"; ++lines) {
     if (lines >= kMaxCarried) return "";
     const bool continues = line.empty() || line[0] == ' ' || line[0] == '-' || line[0] == '#';
-    if (!continues) {
-      const std::string key = line.substr(0, line.find(':'));
-      keep = key == "license" || key == "license_name" || key == "license_link" ||
-             key == "language" || (datasets && key == "datasets");
-    }
+    if (!continues) keep = stays_true(line.substr(0, line.find(':')), descent);
     if (keep) carried += line + "\n";
   }
   return in ? carried : "";  // a block without an end is none

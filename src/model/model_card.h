@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "mamba/config.h"
+#include "mamba/dtype.h"
 
 namespace mamba {
 
@@ -36,9 +37,17 @@ std::string card_heading(const Config& config, int64_t parameters);
 // A table of the files in a folder with their sizes, but for README.md.
 std::string card_file_table(const std::string& folder);
 
-// The lines of a folder's README.md front matter that stay true of what is made from the model:
-// license, language, and with `datasets` those too. Empty without a card.
-std::string carried_facts(const std::string& folder, bool datasets = true);
+// What is made from a model: other weights (trained further), fewer bits of the same ones, or
+// nothing but another form of them.
+enum class Descent : uint8_t { kTrained, kNarrowed, kSame };
+// Whether a type holds fewer bits of a number than another one.
+bool is_narrower(DType type, DType than);
+
+// The lines of the front matter of a model's card that stay true of what is made from it: license
+// and language, unless it was trained what it was trained on, and results of the same weights. The
+// card is README.md of a folder; beside a file X.gguf it is X.md, or else README.md. Empty without
+// one.
+std::string carried_facts(const std::string& model, Descent descent);
 
 // The name under which a card speaks of a path: the last part of it, of a checkpoint with its
 // run's.

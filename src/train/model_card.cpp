@@ -103,7 +103,7 @@ std::string model_card(const TrainOptions& o, const TrainPlan& plan, const Train
   if (!o.init_from.empty()) {
     facts.base_model = card_name(o.init_from);
     facts.base_model_relation = "finetune";
-    facts.carried = carried_facts(o.init_from, false);  // its datasets are those of its own card
+    facts.carried = carried_facts(o.init_from, Descent::kTrained);
   }
   for (const std::string& path : o.data) facts.datasets.push_back(card_name(path));
   if (result.eval.targets > 0) {
