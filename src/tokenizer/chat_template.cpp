@@ -41,13 +41,14 @@ constexpr std::array<BuiltIn, 5> kBuiltIn = {{
      "{% if message['role'] == 'system' %}{% set ns.system = message['content'] + '\\n\\n' %}"
      "{% elif message['role'] == 'user' %}"
      "{{ '[INST] ' + ns.system + message['content'] + ' [/INST]' }}{% set ns.system = '' %}"
-     "{% else %}{{ '' if message['content'][:1].isspace() else ' ' }}"
+     "{% else %}{{ ' ' if message['content'] and not message['content'][:1].isspace() else '' }}"
      "{{ message['content'] + eos_token }}{% endif %}{% endfor %}"},
     {"plain", "", "",
      "{% for message in messages %}"
      "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
      "{% elif message['role'] == 'user' %}{{ 'User: ' + message['content'] + '\\n' }}"
-     "{% else %}{{ 'Assistant:' }}{{ '' if message['content'][:1].isspace() else ' ' }}"
+     "{% else %}{{ 'Assistant:' }}"
+     "{{ ' ' if message['content'] and not message['content'][:1].isspace() else '' }}"
      "{{ message['content'] + '\\n' }}{% endif %}{% endfor %}"
      "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"},
     {"zephyr", "", "</s>",

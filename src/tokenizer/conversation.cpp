@@ -78,10 +78,17 @@ const ChatTemplate& ConversationEncoder::chat_template() const {
 ConversationEncoder::Span ConversationEncoder::whole_answer(const jinja::Text& written,
                                                             size_t begin,
                                                             size_t content_end) const {
-  const std::string_view tail = std::string_view(written.bytes()).substr(content_end);
-  for (const std::string& stop : chat_template().stops()) {
-    if (tail.starts_with(stop)) return {begin, content_end + stop.size(), ""};
-    if (stop.starts_with(tail)) return {begin, written.size(), stop.substr(tail.size())};
+  // Before the mark behind an answer without a word a template may write its spaces all the same.
+  for (size_t at = content_end; at <= written.size(); ++at) {
+    const std::string_view tail = std::string_view(written.bytes()).substr(at);
+    for (const std::string& stop : chat_template().stops()) {
+      if (tail.starts_with(stop)) return {begin, at + stop.size(), ""};
+      if (stop.starts_with(tail)) return {begin, written.size(), stop.substr(tail.size())};
+    }
+    if (begin < content_end || tail.empty() || !written.from_template(at) ||
+        !jinja::is_space(static_cast<unsigned char>(tail[0]))) {
+      break;
+    }
   }
   size_t end = content_end;
   while (end < written.size() && written.from_template(end)) ++end;

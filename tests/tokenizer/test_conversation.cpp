@@ -111,6 +111,20 @@ TEST(Conversation, FollowsTemplatesThatRewriteMessages) {
             "-[<|im_start|>]user\nU[<|im_end|>]\n[<|im_start|>]assistant\n+[<|im_end|>]-\n");
 }
 
+TEST(Conversation, AnswersWithoutAWordAreScoredToTheirEnd) {
+  const Messages silent = {{"user", "U"}, {"assistant", ""}, {"user", "V"}, {"assistant", ""}};
+  EXPECT_EQ(told("plain", silent), "-User: U\nAssistant:+\nUser:- V\nAssistant:+\n+[<end>]");
+  EXPECT_EQ(told("plain", silent, false), "-User: U\nAssistant:+\nUser:- V\nAssistant:+\n+User:");
+  EXPECT_EQ(told("mistral", silent), "-<s>[INST] U [/INST]+</s>-[INST] V [/INST]+</s>");
+  EXPECT_EQ(told("zephyr", silent),
+            "-<|user|>\nU</s>\n<|assistant|>\n+</s>-\n<|user|>\nV</s>\n<|assistant|>\n+</s>-\n");
+  // A template that writes its space before nothing.
+  EXPECT_EQ(told("{% for m in messages %}{{ m.role[0] + ': ' + m.content }};{% endfor %}"
+                 "{% if add_generation_prompt %}a:{% endif %}",
+                 silent),
+            "-u: U;a:+ ;u:- V;a:+ ;+[<end>]");
+}
+
 TEST(Conversation, TakesTheTemplateOfTheFolder) {
   const test::ScratchFolder folder;
   const auto tokenizer = words();
