@@ -384,6 +384,13 @@ Config read_config(const std::string& path, std::vector<std::string>* warnings) 
   if (is_mamba_c_file(path)) return MambaCFile(path).config();
   std::error_code ignored;
   const bool is_folder = fs::is_directory(path, ignored);
+  if (!is_folder && !fs::exists(path, ignored)) {
+    fail(ErrorCode::kBadFile,
+         "[{}] expected a model folder or a model file, found neither a folder nor a file; check "
+         "the "
+         "path",
+         path);
+  }
   const std::string file = is_folder ? (fs::path(path) / "config.json").string() : path;
   const Json json = read_json_file(file);
   std::vector<std::string> notes;

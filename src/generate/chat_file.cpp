@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -44,6 +46,36 @@ void expect(const SafetensorsFile& file, const char* key, const std::string& exp
        printable(got), file.where(), advice);
 }
 
+constexpr const char* kExpected =
+    "expected a conversation that chat has written (/save FILE, --session FILE)";
+
+SafetensorsFile open_conversation(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) {
+    fail(ErrorCode::kBadFile, "[chat] {}, got '{}', which is {}; name such a file", kExpected,
+         printable(path, 200),
+         std::filesystem::exists(path, ignored) ? "a folder" : "neither a file nor a folder");
+  }
+  std::optional<SafetensorsFile> file;
+  try {
+    file.emplace(path);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kBadFile) throw;
+    fail(ErrorCode::kBadFile, "[chat] {}, got another or a damaged file; name such a file: {}",
+         kExpected, error.what());
+  }
+  const auto format = file->metadata().find("format");
+  const std::string got = format == file->metadata().end() ? "" : format->second;
+  if (got != kFormat) {
+    const char* what = got == "mamba-cpp-state" ? "a state of generate"
+                       : got == "pt"            ? "a file of weights"
+                                                : "another kind of file";
+    fail(ErrorCode::kBadFile, "[chat] {}, got '{}', which is {} (format '{}'); name such a file",
+         kExpected, printable(path, 200), what, printable(got));
+  }
+  return std::move(*file);
+}
+
 }  // namespace
 
 void ChatSession::save(const std::string& path) const {
@@ -81,8 +113,7 @@ void ChatSession::save(const std::string& path) const {
 }
 
 void ChatSession::load(const std::string& path) {
-  const SafetensorsFile file(path);
-  expect(file, "format", kFormat, "use a file written by chat");
+  const SafetensorsFile file = open_conversation(path);
   expect(file, "version", kVersion, "write it again with this version");
   expect(file, "dtype", dtype_name(model_->dtype()), "use the same --dtype as then");
   expect(file, "model_fingerprint", model_->fingerprint(), "use the model of that conversation");

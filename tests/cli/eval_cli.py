@@ -39,6 +39,9 @@ def write_lines(path, rows):
     models.write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples/evals")
+
+
 class Eval(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -61,6 +64,10 @@ class Eval(unittest.TestCase):
     def tearDownClass(cls):
         os.chdir("/")
         cls.folder.cleanup()
+
+    def test_the_examples_have_every_task(self):
+        result = run_json("eval", "tasks", "-m", "model", "--tasks", "all", "--data", EXAMPLES)
+        self.assertEqual([task["items"] for task in result["results"].values()], [2] * 9)
 
     def test_windows_of_perplexity_and_their_sum(self):
         flags = ["--window", "64", "--stride", "64"]
