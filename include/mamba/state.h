@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "mamba/dtype.h"
+
 namespace mamba {
 
 // One tensor of the state of one sequence.
@@ -17,18 +19,20 @@ struct StateTensor {
   int64_t offset;              // in elements from the start of the sequence's state
 };
 
-// Every sequence's state is one contiguous run of `elements()` f32 (f64 on the f64 reference), so
-// that copying, forking or saving one sequence is one copy. Made by Model::new_state.
+// Every sequence's state is one contiguous run of `elements()` numbers in f32 (bf16 where asked
+// for, f64 on the f64 reference), so that copying, forking or saving one sequence is one copy. Made
+// by Model::new_state. A bf16 state is rounded to nearest even after every call; half the bytes to
+// move in each step, at the error that docs/numerics.md reports.
 class State {
  public:
   State() = default;
-  State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t elements, int element_size,
+  State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t elements, DType dtype,
         int64_t batch);
 
   int64_t batch() const { return batch_; }
   int64_t elements() const { return elements_; }  // of one sequence
-  int64_t bytes_per_sequence() const { return elements_ * element_size_; }
-  int element_size() const { return element_size_; }  // 4, or 8 on the f64 reference
+  DType dtype() const { return dtype_; }
+  int64_t bytes_per_sequence() const { return elements_ * dtype_size(dtype_); }
   const std::vector<StateTensor>& tensors() const { return *tensors_; }
 
   void* sequence(int64_t row);
@@ -38,6 +42,9 @@ class State {
   State fork(int64_t row) const;
   // Overwrites row `row` with row `from_row` of `from`, which must come from the same model.
   void assign(int64_t row, const State& from, int64_t from_row);
+  // The same sequences in f32 or bf16 (rounded to nearest even); throws invalid_argument for
+  // others.
+  State as(DType dtype) const;
   // The same layout and the same bits in every sequence.
   bool operator==(const State& other) const;
   // Largest absolute difference over all elements; infinity if layouts differ.
@@ -46,7 +53,7 @@ class State {
  private:
   std::shared_ptr<const std::vector<StateTensor>> tensors_;
   int64_t elements_ = 0;
-  int element_size_ = 4;
+  DType dtype_ = DType::kF32;
   int64_t batch_ = 0;
   std::vector<double> storage_;  // doubles, for alignment
 };

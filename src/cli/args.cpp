@@ -203,6 +203,11 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
                      "this version runs on the processor alone");
 }
 
+void add_state_dtype(CLI::App& app, RunOptions* options) {
+  add_choice(app, "--state-dtype", &options->state_dtype, {"f32", "bf16"},
+             "Type of the recurrent states; bf16 moves half the bytes in a step and rounds them");
+}
+
 ModelOptions model_options(const RunOptions& options) {
   ModelOptions model;
   model.device = options.isa == "auto"  ? "cpu"
@@ -210,6 +215,7 @@ ModelOptions model_options(const RunOptions& options) {
                                         : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
   model.dtype = weight_dtype_of(options.dtype);
+  model.state_dtype = options.state_dtype == "bf16" ? DType::kBF16 : DType::kF32;
   model.on_warning = [](const std::string& warning) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   };

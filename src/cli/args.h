@@ -49,12 +49,15 @@ struct RunOptions {
   std::string isa = "auto";
   int64_t threads = 0;
   std::string dtype = "f32";
+  std::string state_dtype = "f32";
   bool list_devices = false;  // answered before the command runs
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
 DType weight_dtype_of(const std::string& name);
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
+// --state-dtype of commands that carry states from token to token.
+void add_state_dtype(CLI::App& app, RunOptions* options);
 ModelOptions model_options(const RunOptions& options);
 
 // The tokenizer of a model folder: that of its files, or bytes if it has none and the vocabulary is

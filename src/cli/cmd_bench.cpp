@@ -240,6 +240,7 @@ int run_train(const BenchFlags& flags) {
 
 void add_common(CLI::App& app, BenchFlags* f, bool with_dtype) {
   add_run_options(app, &f->run, with_dtype);
+  if (with_dtype) add_state_dtype(app, &f->run);
   add_choice(app, "-o,--output", &f->output, {"table", "json"}, "Form of the result");
   app.add_flag("--json", f->json, "As -o json");
 }

@@ -333,6 +333,7 @@ void add_flags(CLI::App& app, ChatFlags* f) {
       ->allow_extra_args(false);
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on after the model's end token");
   add_run_options(app, &f->run);
+  add_state_dtype(app, &f->run);
   add_without_effect(app, "-c,--ctx-size,--max-model-len", "N", kNoContext);
   add_without_effect(app, "-b,--batch-size", "N", kNoMicroBatches);
   add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);

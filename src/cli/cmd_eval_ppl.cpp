@@ -77,6 +77,7 @@ CommandRun add_eval_ppl(CLI::App& parent) {
   add_text(*app, "-f,--file", &f->file, "FILE", "Text file; - for standard input")->required();
   add_window_flags(*app, &f->windows);
   add_run_options(*app, &f->run);
+  add_state_dtype(*app, &f->run);
   add_without_effect(*app, "-b,--batch-size", "N", kNoMicroBatches);
   add_without_effect(*app, "--ubatch-size", "N", kNoMicroBatches);
   add_without_effect(*app, "--parallel,--max-num-seqs", "N", "windows are read one at a time");

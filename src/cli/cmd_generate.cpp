@@ -329,6 +329,7 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
   add_int(app, "-c,--ctx-size,--max-model-len", &f->ctx_size, 0, int64_t{1} << 40,
           "Say so when prompt and answer are longer; states have no limit, so it ends nothing");
   add_run_options(app, &f->run);
+  add_state_dtype(app, &f->run);
   add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);
   add_without_effect(app, "--cont-batching", "", "rows of --jsonl that end are filled at once");
   app.add_flag("--json", f->json, "Print one JSON object (a list of them for --n) at the end");

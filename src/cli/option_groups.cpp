@@ -159,6 +159,7 @@ constexpr std::array kFlags = std::to_array<GroupedFlag>({
     {"--seconds", "Run"},
     {"--cold", "Run"},
     {"--dtype", "Run"},
+    {"--state-dtype", "Run"},
     {"--dtype", "Output", false, "convert"},
     {"--dtype", "Output", kRare, "tokenize"},
     {"--threads", "Run"},

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "base/atomic_file.h"
+#include "base/buf.h"
 #include "base/check.h"
 #include "base/json.h"
 #include "formats/safetensors.h"
@@ -57,13 +58,14 @@ T get_number(const SafetensorsFile& file, const std::string& key, int base, T lo
        low, high, key, printable(text), file.where());
 }
 
-// Reads an f32 tensor of this shape; a value that is not finite is damage.
+// Reads a tensor of this shape in f32 or bf16; a value that is not finite is damage.
 void read_tensor(const SafetensorsFile& file, const std::string& name,
                  const std::vector<int64_t>& shape, float* out) {
   const TensorInfo& tensor = file.get(name, shape);
-  if (tensor.dtype != DType::kF32) {
-    fail(ErrorCode::kBadFile, "[state] expected tensor '{}' in f32, got {} ({}); write it again",
-         name, dtype_name(tensor.dtype), file.where());
+  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kBF16) {
+    fail(ErrorCode::kBadFile,
+         "[state] expected tensor '{}' in f32 or bf16, got {} ({}); write it again", name,
+         dtype_name(tensor.dtype), file.where());
   }
   read_to_f32(tensor, out);
   for (int64_t i = 0; i < tensor.count(); ++i) {
@@ -134,16 +136,16 @@ void save_session(const std::string& path, const Session& session, const Model& 
 }
 
 std::string session_bytes(const Session& session, const Model& model) {
-  if (session.tokens == 0 || session.state.batch() != 1 || session.state.element_size() != 4) {
+  if (session.tokens == 0 || session.state.batch() != 1 || session.state.dtype() == DType::kF64) {
     fail(ErrorCode::kInvalidArgument,
-         "[state] expected a session of one sequence in f32 with at least one token, got {} tokens "
-         "and elements of {} bytes; prefill it first",
-         session.tokens, session.state.element_size());
+         "[state] expected a session of one sequence with at least one token that is not in f64, "
+         "got {} tokens and {}; prefill it first",
+         session.tokens, dtype_name(session.state.dtype()));
   }
   std::vector<TensorData> tensors;
-  const float* values = static_cast<const float*>(session.state.sequence(0));
+  const CBuf values(session.state.sequence(0), session.state.dtype());
   for (const StateTensor& t : session.state.tensors()) {
-    tensors.push_back({t.name, DType::kF32, t.shape, values + t.offset});
+    tensors.push_back({t.name, values.dtype, t.shape, (values + t.offset).data});
   }
   tensors.push_back(
       {kLogits, DType::kF32, {static_cast<int64_t>(session.logits.size())}, session.logits.data()});
@@ -185,8 +187,8 @@ Session read_session(const SafetensorsFile& file, const Model& model) {
   session.seed = get_number<uint64_t>(file, "seed", 10, 0, kAny);
   session.pending = read_pending(file);
   if (has_history(file)) read_history(file, model.config().vocab_size, &session);
-  session.state = model.new_state(1);
-  MAMBA_CHECK(session.state.element_size() == 4);
+  const State fresh = model.new_state(1);
+  session.state = fresh.as(DType::kF32);
   const size_t expected =
       session.state.tensors().size() + 1 + (file.find(kHistory) != nullptr && has_history(file));
   if (file.tensors().size() != expected) {
@@ -197,6 +199,7 @@ Session read_session(const SafetensorsFile& file, const Model& model) {
   for (const StateTensor& t : session.state.tensors()) {
     read_tensor(file, t.name, t.shape, values + t.offset);
   }
+  session.state = session.state.as(fresh.dtype());
   session.logits.resize(static_cast<size_t>(model.config().vocab_size));
   read_tensor(file, kLogits, {model.config().vocab_size}, session.logits.data());
   return session;

@@ -19,9 +19,10 @@ struct Conv1dArgs {
   bool silu;
   CBuf x;  // (B, L, C), token stride x_stride; row b starts at b * L * x_stride
   int64_t x_stride;
-  CBuf weight;    // (C, K)
-  CBuf taps;      // (K, C) the weight transposed, which saves doing that in each call; or null
-  CBuf bias;      // (C) or null
+  CBuf weight;  // (C, K)
+  CBuf taps;    // (K, C) the weight transposed, which saves doing that in each call; or null
+  CBuf bias;    // (C) or null
+  // f32 as x; or both in bf16 where L = 1 with taps and without doc_ids, rounded to nearest even.
   CBuf state_in;  // (B, K-1, C) or null; sequence stride state_stride
   Buf state_out;  // (B, K-1, C) or null; sequence stride state_stride
   int64_t state_stride;

@@ -6,6 +6,7 @@
 // first-level cache for four outputs.
 #include "kernels/conv1d.h"
 #include "kernels/rows.h"
+#include "kernels/simd_bf16.h"
 
 namespace mamba::MAMBA_ISA {
 namespace {
@@ -211,26 +212,26 @@ void forward_block(const Conv1dArgs& a, const Positions& s, int64_t b, int64_t b
 }
 
 // One token of row b, in the order of convolve(), so with the same bits.
-MAMBA_INLINE void step_row(const Conv1dArgs& a, int64_t b) {
+template <class State>
+void step_row(const Conv1dArgs& a, int64_t b) {
   const float* x = a.x.as<float>() + b * a.x_stride;
   const float* bias = a.bias.as<float>();
   const float* taps = a.taps.as<float>();
-  const float* in = a.state_in ? a.state_in.as<float>() + b * a.state_stride : nullptr;
-  float* out = a.state_out ? a.state_out.as<float>() + b * a.state_stride : nullptr;
+  const State* in = a.state_in ? a.state_in.as<State>() + b * a.state_stride : nullptr;
+  State* out = a.state_out ? a.state_out.as<State>() + b * a.state_stride : nullptr;
   float* y = a.y.as<float>() + b * a.y_stride;
-  for_lanes(
-      a.C, [&](int64_t c, auto lanes) __attribute__((always_inline)) {
-        F32 sum = bias ? lanes.load(bias + c) : F32::zero();
-        for (int64_t k = 0; k < a.K; ++k) {
-          const bool token = k == a.K - 1;
-          const F32 value = token ? lanes.load(x + c)
-                            : in  ? lanes.load(in + k * a.C + c)
-                                  : F32::zero();
-          sum = fma(lanes.load(taps + k * a.C + c), value, sum);
-          if (out && k > 0) lanes.store(out + (k - 1) * a.C + c, value);
-        }
-        lanes.store(y + c, a.silu ? sum * sigmoid(sum) : sum);
-      });
+  for (int64_t c = 0; c < a.C; c += F32::kLanes) {
+    const int64_t n = least(F32::kLanes, a.C - c);
+    F32 sum = bias ? load_state(bias + c, n) : F32::zero();
+    for (int64_t k = 0; k < a.K; ++k) {
+      const F32 value = k == a.K - 1 ? load_state(x + c, n)
+                        : in         ? load_state(in + k * a.C + c, n)
+                                     : F32::zero();
+      sum = fma(load_state(taps + k * a.C + c, n), value, sum);
+      if (out && k > 0) store_state(value, out + (k - 1) * a.C + c, n);
+    }
+    store_state(a.silu ? sum * sigmoid(sum) : sum, y + c, n);
+  }
 }
 
 // dpre = dy * act'(pre) of the tokens at p ... p + kRows - 1, written to their rows of dx; sums is
@@ -356,7 +357,13 @@ void conv1d_forward(Stream& stream, const Conv1dArgs& a) noexcept {
   if (a.L == 1 && a.taps && !a.doc_ids) {
     const bool parallel = stream.threads > 1 && a.B * a.C >= kParallelElements;
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (parallel)
-    for (int64_t b = 0; b < a.B; ++b) step_row(a, b);
+    for (int64_t b = 0; b < a.B; ++b) {
+      if ((a.state_in ? a.state_in.dtype : a.state_out.dtype) == DType::kBF16) {
+        step_row<bf16>(a, b);
+      } else {
+        step_row<float>(a, b);
+      }
+    }
     return;
   }
   Positions s;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // conv1d: the specification. A window of K-1 sources walks over the tokens of a row.
-#include "kernels/conv1d.h"
-
 #include <cmath>
 #include <vector>
 
+#include "kernels/conv1d.h"
 #include "kernels/with_float.h"
 
 namespace mamba::MAMBA_ISA {
@@ -44,7 +43,7 @@ template <class T, class Args>
 T value(const Args& a, int64_t b, Source s, int64_t c) {
   if (s >= 0) return a.x.template as<T>()[(b * a.L + s) * a.x_stride + c];
   if (!is_state(s) || !a.state_in) return T(0);
-  return a.state_in.template as<T>()[b * a.state_stride + (-2 - s) * a.C + c];
+  return load_state<T>(a.state_in, b * a.state_stride + (-2 - s) * a.C + c);
 }
 
 // bias[c] + sum_{j=0}^{K-1} weight[c, j] * in[b, t - (K-1) + j, c]
@@ -77,7 +76,7 @@ void forward_row(const Conv1dArgs& a, int64_t b) {
   for (int64_t k = 0; k < a.K - 1; ++k) {
     for (int64_t c = 0; c < a.C; ++c) {
       const T v = value<T>(a, b, last[static_cast<size_t>(k)], c);
-      a.state_out.as<T>()[b * a.state_stride + k * a.C + c] = v;
+      store_state<T>(a.state_out, b * a.state_stride + k * a.C + c, v);
     }
   }
 }

@@ -3,7 +3,7 @@
 // file alone (compiled per ISA, everything inline).
 #pragma once
 
-#include "kernels/simd.h"
+#include "kernels/simd_bf16.h"
 
 namespace mamba::MAMBA_ISA {
 
@@ -27,19 +27,6 @@ constexpr Kind kBf16Kind = kDot;
 #else
 constexpr Kind kBf16Kind = kShift;
 #endif
-
-typedef uint32_t Words __attribute__((vector_size(4 * F32::kLanes)));
-
-MAMBA_INLINE Words words_of(F32 x) { return (Words)x.v; }
-MAMBA_INLINE F32 floats_of(Words u) { return {(decltype(F32::v))u}; }
-
-// To nearest even bf16, still as f32; NaN stays NaN (as to_bf16 of base/bf16.h).
-MAMBA_INLINE F32 round_bf16(F32 x) {
-  const Words u = words_of(x);
-  const Words nan = (Words)((u & 0x7fffffffu) > 0x7f800000u);
-  const Words rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  return floats_of(((nan & (u | 0x400000u)) | (~nan & rounded)) & 0xffff0000u);
-}
 
 // Words (even, odd) of two vectors.
 MAMBA_INLINE F32 pair_bf16(F32 even, F32 odd) {

@@ -97,7 +97,7 @@ struct ScanStepArgs {
   int64_t B_stride, C_stride;
   CBuf D, z;
   int64_t z_stride;
-  Buf h;  // (B, N, E), sequence stride h_stride
+  Buf h;  // (B, N, E) f32, or bf16 that is rounded after y; sequence stride h_stride
   int64_t h_stride;
   Buf y;  // (B, E)
   int64_t y_stride;

@@ -5,7 +5,7 @@
 
 #include "kernels/scan.h"
 #include "kernels/scan_stage.h"
-#include "kernels/simd.h"
+#include "kernels/simd_bf16.h"
 
 namespace mamba::MAMBA_ISA {
 namespace {
@@ -113,6 +113,7 @@ MAMBA_INLINE F32 bc_lanes(const float* token, int64_t c, int64_t lanes, int64_t 
 }
 
 // The operations of sweep() in its order, so that steps give the bits of the full scan.
+template <class State>
 void step_slab(const ScanStepArgs& p, const Plan& plan, const Slab& s, int64_t row) {
   constexpr int64_t kSoon = 4 * kLanes;  // channels
 
@@ -126,14 +127,14 @@ void step_slab(const ScanStepArgs& p, const Plan& plan, const Slab& s, int64_t r
     const F32 du = d * load_part(p.u.as<float>() + row * p.u_stride + c, lanes);
     F32 y = F32::zero();
     for (int64_t n = 0; n < p.N; ++n) {
-      float* state = p.h.as<float>() + row * p.h_stride + n * p.E + c;
+      State* state = p.h.as<State>() + row * p.h_stride + n * p.E + c;
       const F32 a = exp2(d * (load_part(A + n * p.E + c, lanes) * F32::set(kLog2E)));
-      const F32 ah = a * load_part(state, lanes);
+      const F32 ah = a * load_state(state, lanes);
       __builtin_prefetch(A + n * p.E + c + kSoon);  // too many rows for the hardware to follow
       __builtin_prefetch(state + kSoon, 1);
       const F32 h = fma(du, bc_lanes(B, c, lanes, n, p.N, plan), ah);
       y = fma(bc_lanes(C, c, lanes, n, p.N, plan), h, y);
-      store_part(h, state, lanes);
+      store_state(h, state, lanes);
     }
     store_part(finish(p, y, row, c, lanes), p.y.as<float>() + row * p.y_stride + c, lanes);
   }
@@ -551,7 +552,12 @@ void scan_step(Stream& stream, const ScanStepArgs& p) noexcept {
   const int threads = threads_for(stream, p, tasks, 1);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int64_t task = 0; task < tasks; ++task) {
-    step_slab(p, plan, slab_of(plan, task % plan.slabs, p.E), task / plan.slabs);
+    const Slab slab = slab_of(plan, task % plan.slabs, p.E);
+    if (p.h.dtype == DType::kBF16) {
+      step_slab<bf16>(p, plan, slab, task / plan.slabs);
+    } else {
+      step_slab<float>(p, plan, slab, task / plan.slabs);
+    }
   }
 }
 

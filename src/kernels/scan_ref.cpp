@@ -243,10 +243,10 @@ void one_token(const ScanStepArgs& p) {
   std::vector<T> h(static_cast<size_t>(p.N));
   for (int64_t row = 0; row < p.B; ++row) {
     for (int64_t c = 0; c < p.E; ++c) {
-      T* state = p.h.as<T>() + row * p.h_stride + c;  // (N), stride E
-      for (int64_t n = 0; n < p.N; ++n) h[n] = state[n * p.E];
+      const Buf state = p.h + (row * p.h_stride + c);  // (N), stride E
+      for (int64_t n = 0; n < p.N; ++n) h[n] = load_state<T>(state, n * p.E);
       advance(p, row, c, h);
-      for (int64_t n = 0; n < p.N; ++n) state[n * p.E] = h[n];
+      for (int64_t n = 0; n < p.N; ++n) store_state<T>(state, n * p.E, h[n]);
       p.y.as<T>()[row * p.y_stride + c] = output(p, row, c, h) * gate_of<T>(p, row, c);
     }
   }

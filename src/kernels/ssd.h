@@ -88,7 +88,7 @@ struct SsdStepArgs {
   int64_t B_stride, C_stride;
   CBuf D;
   bool D_has_hdim;
-  Buf S;  // (B, H, P, N), sequence stride s_stride
+  Buf S;  // (B, H, P, N) f32, or bf16 that is rounded after y; sequence stride s_stride
   int64_t s_stride;
   Buf y;  // (B, H, P)
   int64_t y_stride;

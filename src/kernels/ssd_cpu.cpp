@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/simd.h"
+#include "kernels/simd_bf16.h"
 #include "kernels/ssd.h"
 #include "kernels/ssd_tile.h"
 
@@ -215,13 +215,14 @@ MAMBA_INLINE float lane(F32 v) {
 
 // One head of one sequence: S = a S + d x (outer) B and y = S C + D x in one pass over S, four rows
 // at a time so that B and C are loaded once for four and the sums overlap.
+template <class State>
 void step_head(const SsdStepArgs& a, int64_t b, int64_t h) {
   const int64_t g = h / (a.H / a.G), N = a.N;
   const float* x = a.x.as<float>() + b * a.x_stride + h * a.P;
   const float* B = a.Bm.as<float>() + b * a.B_stride + g * N;
   const float* C = a.Cm.as<float>() + b * a.C_stride + g * N;
   const float* D = a.D.as<float>();
-  float* S = a.S.as<float>() + b * a.s_stride + h * a.P * N;
+  State* S = a.S.as<State>() + b * a.s_stride + h * a.P * N;
   float* y = a.y.as<float>() + b * a.y_stride + h * a.P;
   const float raw = a.dt.as<float>()[b * a.dt_stride + h] + a.dt_bias.as<float>()[h];
   const F32 d = step_size(a, F32::set(raw));
@@ -234,14 +235,14 @@ void step_head(const SsdStepArgs& a, int64_t b, int64_t h) {
       in[r] = F32::set(r < rows ? d_one * x[p + r] : 0.0f);
       sum[r] = F32::zero();
     }
-    float* S_p = S + p * N;
+    State* S_p = S + p * N;
     int64_t n = 0;
     for (; rows == 4 && n + kLanes <= N; n += kLanes) {
       const F32 Bn = F32::load(B + n), Cn = F32::load(C + n);
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const F32 s = fma(decay, F32::load(S_p + r * N + n), in[r] * Bn);
-        s.store(S_p + r * N + n);
+        const F32 s = fma(decay, load_state(S_p + r * N + n), in[r] * Bn);
+        store_state(s, S_p + r * N + n);
         sum[r] = fma(s, Cn, sum[r]);
       }
     }
@@ -249,8 +250,8 @@ void step_head(const SsdStepArgs& a, int64_t b, int64_t h) {
       const int64_t live = min64(kLanes, N - n);
       const F32 Bn = F32::load_n(B + n, live), Cn = F32::load_n(C + n, live);
       for (int64_t r = 0; r < rows; ++r) {
-        const F32 s = fma(decay, F32::load_n(S_p + r * N + n, live), in[r] * Bn);
-        s.store_n(S_p + r * N + n, live);
+        const F32 s = fma(decay, load_state(S_p + r * N + n, live), in[r] * Bn);
+        store_state(s, S_p + r * N + n, live);
         sum[r] = fma(s, Cn, sum[r]);
       }
     }
@@ -284,7 +285,13 @@ void ssd_forward(Stream& stream, const SsdArgs& a) noexcept {
 void ssd_step(Stream& stream, const SsdStepArgs& a) noexcept {
   const bool parallel = a.B * a.H * a.P * a.N > kParallelElements;
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (parallel)
-  for (int64_t i = 0; i < a.B * a.H; ++i) step_head(a, i / a.H, i % a.H);
+  for (int64_t i = 0; i < a.B * a.H; ++i) {
+    if (a.S.dtype == DType::kBF16) {
+      step_head<bf16>(a, i / a.H, i % a.H);
+    } else {
+      step_head<float>(a, i / a.H, i % a.H);
+    }
+  }
 }
 
 }  // namespace mamba::MAMBA_ISA

@@ -44,7 +44,7 @@ StepSize step_size(double raw, double dt_min, double dt_max) {
 
 // S (P, N) from a buffer of T, or zeros.
 template <class T>
-void load_state(const T* from, int64_t count, double* S) {
+void load_states(const T* from, int64_t count, double* S) {
   for (int64_t i = 0; i < count; ++i) S[i] = from != nullptr ? static_cast<double>(from[i]) : 0.0;
 }
 
@@ -74,7 +74,7 @@ void forward_head(const SsdArgs& a, int64_t b, int64_t h, const std::vector<Plac
   std::vector<double> S(PN);
   const T* S0 = (a.S0 + (b * a.s_stride + h * PN)).as<T>();
   const T* S_reset = (a.S_reset + h * PN).as<T>();
-  load_state(S0, PN, S.data());
+  load_states(S0, PN, S.data());
   for (int64_t t = 0; t < a.L; ++t) {
     const int64_t token = b * a.L + t;
     T* y = a.y.as<T>() + token * a.y_stride + h * a.P;
@@ -82,7 +82,7 @@ void forward_head(const SsdArgs& a, int64_t b, int64_t h, const std::vector<Plac
       std::fill(y, y + a.P, T(0));
       continue;
     }
-    if (row[t] == Place::kReset) load_state(S_reset, PN, S.data());
+    if (row[t] == Place::kReset) load_states(S_reset, PN, S.data());
     const double raw = static_cast<double>(a.dt.as<T>()[token * a.dt_stride + h]) +
                        static_cast<double>(a.dt_bias.as<T>()[h]);
     const double d = step_size(raw, a.dt_min, a.dt_max).d;
@@ -114,11 +114,11 @@ Trace record(const SsdBackwardArgs& a, int64_t b, int64_t h, const std::vector<P
   const int64_t PN = a.P * a.N, g = h / (a.H / a.G);
   Trace trace{std::vector<double>(a.L * PN), std::vector<StepSize>(a.L)};
   std::vector<double> S(PN);
-  load_state((a.S0 + (b * a.s_stride + h * PN)).as<T>(), PN, S.data());
+  load_states((a.S0 + (b * a.s_stride + h * PN)).as<T>(), PN, S.data());
   for (int64_t t = 0; t < a.L; ++t) {
     if (row[t] == Place::kPadding) continue;
     const int64_t token = b * a.L + t;
-    if (row[t] == Place::kReset) load_state((a.S_reset + h * PN).as<T>(), PN, S.data());
+    if (row[t] == Place::kReset) load_states((a.S_reset + h * PN).as<T>(), PN, S.data());
     std::copy(S.begin(), S.end(), trace.before.begin() + t * PN);
     const double raw = static_cast<double>(a.dt.as<T>()[token * a.dt_stride + h]) +
                        static_cast<double>(a.dt_bias.as<T>()[h]);
@@ -178,7 +178,7 @@ void backward_head(const SsdBackwardArgs& a, int64_t b, int64_t h, const std::ve
   const int64_t PN = a.P * a.N;
   const Trace trace = record<T>(a, b, h, row);
   std::vector<double> G(PN);
-  load_state((a.dST + (b * a.H + h) * PN).as<T>(), PN, G.data());
+  load_states((a.dST + (b * a.H + h) * PN).as<T>(), PN, G.data());
   for (int64_t t = a.L - 1; t >= 0; --t) {
     const int64_t token = b * a.L + t;
     if (row[t] == Place::kPadding) {
@@ -259,8 +259,8 @@ void ssd_step(Stream&, const SsdStepArgs& a) noexcept {
     for (int64_t b = 0; b < a.B; ++b) {
       for (int64_t h = 0; h < a.H; ++h) {
         const int64_t g = h / (a.H / a.G);
-        T* state = a.S.as<T>() + b * a.s_stride + h * PN;
-        load_state(state, PN, S.data());
+        const Buf state = a.S + (b * a.s_stride + h * PN);
+        for (int64_t i = 0; i < PN; ++i) S[i] = static_cast<double>(load_state<T>(state, i));
         const double raw = static_cast<double>(a.dt.as<T>()[b * a.dt_stride + h]) +
                            static_cast<double>(a.dt_bias.as<T>()[h]);
         const double d = step_size(raw, a.dt_min, a.dt_max).d;
@@ -269,7 +269,9 @@ void ssd_step(Stream&, const SsdStepArgs& a) noexcept {
                 a.Bm.as<T>() + b * a.B_stride + g * a.N);
         read_out(a, h, S.data(), x, a.Cm.as<T>() + b * a.C_stride + g * a.N,
                  a.y.as<T>() + b * a.y_stride + h * a.P);
-        for (int64_t i = 0; i < PN; ++i) state[i] = static_cast<T>(S[i]);
+        for (int64_t i = 0; i < PN; ++i) {
+          store_state<T>(state, i, static_cast<T>(S[i]));
+        }
       }
     }
   });

@@ -184,6 +184,12 @@ LossSum Network::losses(const Context& ctx, const Batch& batch, CBuf x, Buf nll,
 }
 
 LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll) {
+  if (state != nullptr && state->dtype() == DType::kBF16) {  // chunks are computed in f32
+    State wide = state->as(DType::kF32);
+    const LossSum sum = forward(batch, &wide, want, logits, nll);
+    *state = wide.as(DType::kBF16);
+    return sum;
+  }
   check(batch);
   LossSum sum;
   if (batch.B * batch.L == 0) return sum;

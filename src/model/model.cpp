@@ -30,7 +30,9 @@ std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& 
     expect_memory(packed + static_cast<double>(kept), "model", "the weights",
                   "use a smaller model or fewer bits, like --dtype bf16 or q8_0");
   }
-  return std::make_unique<Network>(config, std::move(device), product, matrices);
+  auto network = std::make_unique<Network>(config, std::move(device), product, matrices);
+  network->set_state_dtype(options.state_dtype);
+  return network;
 }
 
 // f32 results of the caller, through a temporary where the device computes in f64.
@@ -58,10 +60,9 @@ class Results {
 };
 
 void check_state(const Network& network, const State& state) {
-  if (state.elements() == network.state_elements() &&
-      state.element_size() == dtype_size(network.device().real())) {
+  const bool wide = network.device().real() == DType::kF64;
+  if (state.elements() == network.state_elements() && wide == (state.dtype() == DType::kF64))
     return;
-  }
   fail(ErrorCode::kInvalidArgument,
        "[model] expected a state of {} values a sequence, got one of {}; it is another model's",
        network.state_elements(), state.elements());

@@ -210,19 +210,27 @@ void Network::freeze(const std::vector<bool>& frozen) {
   layer_list_.first_trained = first_trained_layer(config_, layer_list_.ops, trained_);
 }
 
+void Network::set_state_dtype(DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kBF16) {
+    fail(ErrorCode::kInvalidArgument, "[state] expected states in f32 or bf16, got {}",
+         dtype_name(dtype));
+  }
+  state_dtype_ = dtype;
+}
+
 State Network::new_state(int64_t batch) const {
   if (batch < 0 || batch > (int64_t{1} << 24)) {
     fail(ErrorCode::kInvalidArgument, "[state] expected a batch in 0..{}, got {}", 1 << 24, batch);
   }
-  State state(state_tensors_, state_elements_, static_cast<int>(dtype_size(device_->real())),
-              batch);
+  const DType real = device_->real();
+  State state(state_tensors_, state_elements_, real, batch);
   for (int64_t row = 0; row < batch; ++row) {
-    const Buf all(state.sequence(row), device_->real());
+    const Buf all(state.sequence(row), real);
     for (const SubLayer& layer : layers_) {
       layer.op->initial_state(view(layer, CBuf(), Buf(), false), all + layer.state_offset);
     }
   }
-  return state;
+  return real == DType::kF32 ? state.as(state_dtype_) : state;
 }
 
 DType Network::weight_dtype() const {
@@ -279,9 +287,9 @@ const std::string& Network::fingerprint() const {
 }
 
 LayerView Network::view(const SubLayer& layer, const State* in, State* out, bool with_grads) const {
-  const DType real = device_->real();
-  const CBuf state_in = in != nullptr ? CBuf(in->sequence(0), real) : CBuf();
-  return view(layer, state_in, out != nullptr ? Buf(out->sequence(0), real) : Buf(), with_grads);
+  const CBuf state_in = in != nullptr ? CBuf(in->sequence(0), in->dtype()) : CBuf();
+  return view(layer, state_in, out != nullptr ? Buf(out->sequence(0), out->dtype()) : Buf(),
+              with_grads);
 }
 
 LayerView Network::view(const SubLayer& layer, CBuf state_in, Buf state_out,

@@ -77,6 +77,8 @@ class Network {
   // One token a row; ids (B) in [0, V), logits (B, V) in real().
   void step(const int32_t* ids, State& state, Buf logits);
 
+  // Type of new states: f32 or bf16 (f64 on ref64 whatever is said).
+  void set_state_dtype(DType dtype);
   State new_state(int64_t batch) const;
   int64_t state_elements() const { return state_elements_; }
   MemoryPlan plan_training(int64_t B, int64_t L, const StepOptions& options = {}) const;
@@ -145,6 +147,7 @@ class Network {
   int embedding_ = -1, norm_f_weight_ = -1, norm_f_bias_ = -1, head_weight_ = -1;
   std::shared_ptr<std::vector<StateTensor>> state_tensors_;
   int64_t state_elements_ = 0, derived_count_ = 0;
+  DType state_dtype_ = DType::kF32;
   AlignedBlock params_, grads_, derived_, workspace_;
   std::vector<Buf> values_;  // by table index, in params_; null where packed alone
   int64_t workspace_peak_ = 0;
