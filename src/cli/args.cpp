@@ -23,6 +23,7 @@
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "base/near_names.h"
+#include "device/cpu_features.h"
 #include "tokenizer/files.h"
 #include "tokenizer/gguf_tokenizer.h"
 
@@ -181,6 +182,7 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
              {"auto", "base", "avx2", "avx512", "avx512_bf16", "onednn", "ref"},
              "Instruction set to run on; auto takes the best for this CPU");
   add_int(app, "-t,--threads", &options->threads, 0, 1024, "Threads; 0: one per physical core");
+  app.add_flag("--pin", options->pin, "Bind each thread to a physical core of its own");
   if (with_dtype) {
     add_choice(app, "--dtype", &options->dtype, weight_dtypes(),
                "Type of the weight matrices and their products; in 4 to 8 bits they are quantised "
@@ -215,6 +217,9 @@ ModelOptions model_options(const RunOptions& options) {
                                         : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
   model.dtype = weight_dtype_of(options.dtype);
+  if (options.pin && !pin_threads(model.threads)) {
+    std::fprintf(stderr, "warning: threads are not pinned: fewer cores, or OpenMP binds them\n");
+  }
   model.state_dtype = options.state_dtype == "bf16" ? DType::kBF16 : DType::kF32;
   model.on_warning = [](const std::string& warning) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());

@@ -50,6 +50,7 @@ struct RunOptions {
   int64_t threads = 0;
   std::string dtype = "f32";
   std::string state_dtype = "f32";
+  bool pin = false;
   bool list_devices = false;  // answered before the command runs
 };
 // Names that --dtype takes, and the type of one of them.

@@ -160,6 +160,7 @@ constexpr std::array kFlags = std::to_array<GroupedFlag>({
     {"--cold", "Run"},
     {"--dtype", "Run"},
     {"--state-dtype", "Run"},
+    {"--pin", "Run"},
     {"--dtype", "Output", false, "convert"},
     {"--dtype", "Output", kRare, "tokenize"},
     {"--threads", "Run"},

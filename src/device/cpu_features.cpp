@@ -9,9 +9,11 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <set>
 #include <utility>
+#include <vector>
 
 namespace mamba {
 namespace {
@@ -65,22 +67,51 @@ std::string cpu_model_name() {
   return name.empty() ? "unknown CPU" : name;
 }
 
+namespace {
+
+// The first logical CPU of each physical core that this process may use, from before any thread was
+// pinned.
+const std::vector<int>& core_cpus() {
+  static const std::vector<int> cpus = [] {
+    std::vector<int> first;
+    cpu_set_t mask;
+    CPU_ZERO(&mask);
+    if (sched_getaffinity(0, sizeof mask, &mask) != 0) return first;
+    std::set<std::pair<int, int>> cores;  // (package, core)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &mask)) continue;
+      const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
+      const int core = read_int(base + "core_id");
+      const bool fresh =
+          core < 0 || cores.insert({read_int(base + "physical_package_id"), core}).second;
+      if (fresh) first.push_back(cpu);
+    }
+    return first;
+  }();
+  return cpus;
+}
+
+}  // namespace
+
 int physical_cores() {
   // With OMP_PLACES or OMP_PROC_BIND the caller's own mask is one place; OpenMP remembers them all.
   if (omp_get_num_places() > 0) return omp_get_num_places();
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  if (sched_getaffinity(0, sizeof mask, &mask) != 0) return 1;
-  std::set<std::pair<int, int>> cores;  // (package, core)
-  int logical = 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &mask)) continue;
-    ++logical;
-    const std::string base = "/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/";
-    const int core = read_int(base + "core_id");
-    if (core >= 0) cores.insert({read_int(base + "physical_package_id"), core});
+  return std::max(1, static_cast<int>(core_cpus().size()));
+}
+
+bool pin_threads(int threads) {
+  const std::vector<int>& cpus = core_cpus();
+  const int count = threads > 0 ? threads : physical_cores();
+  if (omp_get_num_places() > 0 || count > static_cast<int>(cpus.size())) return false;
+  std::atomic<bool> pinned = true;
+#pragma omp parallel num_threads(count)
+  {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpus[static_cast<size_t>(omp_get_thread_num())], &one);
+    if (sched_setaffinity(0, sizeof one, &one) != 0) pinned = false;
   }
-  return std::max(1, cores.empty() ? logical : static_cast<int>(cores.size()));
+  return pinned;
 }
 
 }  // namespace mamba

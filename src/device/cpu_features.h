@@ -19,5 +19,9 @@ const CpuFeatures& cpu_features();
 std::string cpu_model_name();
 // Physical cores in this process's affinity mask, at least 1.
 int physical_cores();
+// Binds thread i of OpenMP's teams, the caller being the first, to the i-th physical core of this
+// process, for good. threads: 0 means one a core. False, and nothing done, where there are fewer
+// cores than threads or OpenMP binds threads itself (OMP_PROC_BIND).
+bool pin_threads(int threads);
 
 }  // namespace mamba

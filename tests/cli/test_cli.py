@@ -147,6 +147,21 @@ class Commands(unittest.TestCase):
         joined = ids("--state-in", "state", "-p", "llo", "-n", "50")
         self.assertEqual(joined, whole)
 
+    def test_states_of_either_type_go_on_in_the_other(self):
+        def answer(*arguments):
+            return run_json("generate", "-m", "model", "--json", "--temp", "0", "--pin", *arguments)
+
+        plain = answer("-p", "Hello", "-n", "12")
+        answer("-p", "Hello", "-n", "6", "--state-dtype", "bf16", "--state-out", "narrow")
+        answer("-p", "Hello", "-n", "6", "--state-out", "wide")
+        self.assertLess(os.path.getsize("narrow"), os.path.getsize("wide"))
+        for saved, types in (("narrow", ("f32", "bf16")), ("wide", ("f32", "bf16"))):
+            for state in types:
+                rest = answer("-n", "6", "--state-in", saved, "--state-dtype", state)
+                self.assertEqual(len(rest["ids"]), 6)
+                if saved == "wide" and state == "f32":
+                    self.assertEqual(rest["ids"], plain["ids"][6:])
+
     def test_a_character_cut_by_the_end_of_a_state_is_completed(self):
         go = ["generate", "-m", "model", "-n", "0"]
         self.assertEqual(run(*go, "-p", b"\xc3", "--echo", "--state-out", "half"), b"")
