@@ -68,7 +68,7 @@ MatrixCost matrix_cost(Model& model) {
     const bool lookup = spec.name == "backbone.embeddings.weight" && !model.config().tie_embeddings;
     if (!spec.matrix || lookup) continue;
     cost.elements += static_cast<double>(spec.count);
-    cost.bytes += stored_bytes(spec, model.dtype());
+    cost.bytes += stored_bytes(model.config(), spec, model.dtype());
   }
   return cost;
 }

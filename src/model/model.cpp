@@ -82,7 +82,16 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
     for (const std::string& warning : warnings) options.on_warning(warning);
   }
   std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
-  load_weights(*network, folder, true, {}, options.dtype);
+  const std::vector<DType> kept = load_weights(*network, folder, true, {}, options.dtype);
+  if (!kept.empty() && options.on_warning && options.dtype != DType::kF32) {
+    std::string types;
+    for (const DType type : kept)
+      types += (types.empty() ? "" : ", ") + std::string(dtype_name(type));
+    options.on_warning(fmt::format(
+        "[--dtype {}] changes nothing of the matrices that {} holds in {}: they stay as they are; "
+        "take the model that it was made of",
+        dtype_name(options.dtype), folder, types));
+  }
   return Model(std::move(network));
 }
 

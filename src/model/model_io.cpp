@@ -2,6 +2,7 @@
 // Weights from files into a network, and from a network into a folder of the transformers form.
 #include "model/model_io.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -53,13 +54,14 @@ void write_flat(const float* values, int64_t count, Buf flat) {
   });
 }
 
-void load_weights(Network& network, const std::string& path, bool pack,
-                  const VocabularyGrowth& growth, DType wanted) {
+std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
+                                const VocabularyGrowth& growth, DType wanted) {
   const WeightFiles files(path);
   Config stored = network.config();
   if (growth.rows > 0) stored.vocab_size = growth.rows;
   check_tensors(files, stored);
   std::vector<float> values;
+  std::vector<DType> kept;
   int index = 0;
   for (const ParamSpec& spec : network.table().specs()) {
     const bool grows = growth.rows > 0 && is_vocabulary(spec);
@@ -75,10 +77,15 @@ void load_weights(Network& network, const std::string& path, bool pack,
       if (grows) grow_rows(spec, growth, values.data());
       data = CBuf(values.data());
     }
+    if (is_quantized(data.dtype) && data.dtype != weight_type(network.config(), spec, wanted) &&
+        std::find(kept.begin(), kept.end(), data.dtype) == kept.end()) {
+      kept.push_back(data.dtype);
+    }
     set_weight(network, index++, data, wanted);
     files.release(tensor);
   }
   network.parameters_changed(pack);
+  return kept;
 }
 
 void save_model(const Network& network, const std::string& folder, DType dtype) {

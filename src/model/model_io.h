@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "mamba/dtype.h"
 #include "model/network.h"
@@ -24,8 +25,9 @@ struct VocabularyGrowth {
 };
 //
 // `wanted` may be a type of blocks: matrices are then quantised on the way (weight_types.h), or
-// taken as they are where the file has blocks.
-void load_weights(Network& network, const std::string& path, bool pack,
+// taken as they are where the file has blocks. Returns the types of those that are others than
+// `wanted` would give.
+std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
                   const VocabularyGrowth& growth = {}, DType wanted = DType::kF32);
 
 // Writes config.json and model.safetensors (sharded above 5 GB) into an existing or new folder,

@@ -108,14 +108,8 @@ DType QuantizePlan::wanted(const ParamSpec& spec, const std::string& name, DType
   }
   if (!type_) return stored == DType::kF64 ? DType::kF32 : stored;
   if (!is_quantized(*type_)) return *type_;
-  // What errors cost most: the step's size, which is an exponent, and the logits.
-  if (ends_with(name, ".ssm_x.weight") || ends_with(name, ".ssm_dt.weight")) return DType::kQ8_0;
-  const bool head =
-      name == "output.weight" || (config_.tie_embeddings && name == "token_embd.weight");
-  if (head && *type_ != DType::kQ8_0) {
-    return spec.shape.back() % 256 == 0 ? DType::kQ6_K : DType::kQ8_0;
-  }
-  return layer_type(name);
+  const DType type = matrix_type(config_, spec, *type_);
+  return type == *type_ ? layer_type(name) : type;
 }
 
 QuantizePlan::Choice QuantizePlan::choose(const ParamSpec& spec, const std::string& name,

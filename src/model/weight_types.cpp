@@ -17,17 +17,25 @@ DType fitting_blocks(DType wanted, int64_t columns) {
   return wanted == DType::kQ5_K ? DType::kQ5_1 : DType::kQ8_0;
 }
 
-DType weight_type(const ParamSpec& spec, DType wanted) {
-  if (!spec.matrix) return DType::kF32;
+DType matrix_type(const Config& config, const ParamSpec& spec, DType wanted) {
   if (!is_quantized(wanted)) return wanted;
   const auto ends = [&](const char* name) { return spec.name.ends_with(name); };
-  if (ends("x_proj.weight") || ends("dt_proj.weight")) return DType::kBF16;
-  return fitting_blocks(wanted, spec.count / spec.shape[0]);
+  if (ends(".x_proj.weight") || ends(".dt_proj.weight")) return DType::kQ8_0;
+  const bool head = spec.name == "lm_head.weight" ||
+                    (config.tie_embeddings && spec.name == "backbone.embeddings.weight");
+  if (!head || wanted == DType::kQ8_0) return wanted;
+  return spec.shape.back() % 256 == 0 ? DType::kQ6_K : DType::kQ8_0;
+}
+
+DType weight_type(const Config& config, const ParamSpec& spec, DType wanted) {
+  if (!spec.matrix) return DType::kF32;
+  if (!is_quantized(wanted)) return wanted;
+  return fitting_blocks(matrix_type(config, spec, wanted), spec.count / spec.shape[0]);
 }
 
 void set_weight(Network& network, int index, CBuf values, DType wanted) {
   const ParamSpec& spec = network.table()[index];
-  const DType type = weight_type(spec, wanted);
+  const DType type = weight_type(network.config(), spec, wanted);
   // The rest the network rounds by itself, by the type of its products.
   if (!is_quantized(wanted) || !spec.matrix || is_quantized(values.dtype)) {
     return network.set_parameter(index, values);

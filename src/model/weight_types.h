@@ -11,11 +11,15 @@ namespace mamba {
 // where none does.
 DType fitting_blocks(DType wanted, int64_t columns);
 
+// The type of a matrix where the model is wanted in `wanted`, whatever its rows: where errors cost
+// most, few bits are more than what was asked for. The projections to and from dt, B and C (x_proj,
+// dt_proj), which steer the recurrence, are q8_0, and the head, or the embedding that it shares,
+// q6_k (q8_0 where its rows are no multiple of 256).
+DType matrix_type(const Config& config, const ParamSpec& spec, DType wanted);
+
 // The type of parameter `spec` where the model is wanted in `wanted` (f32, bf16, f16 or a type of
-// blocks). What is no matrix stays f32. In few bits the projections to and from dt, B and C
-// (x_proj, dt_proj) are bf16: they are small and steer the recurrence. So are rows that no blocks
-// make up.
-DType weight_type(const ParamSpec& spec, DType wanted);
+// blocks): that which a file of quantize_model() has. What is no matrix stays f32.
+DType weight_type(const Config& config, const ParamSpec& spec, DType wanted);
 
 // Gives the network a parameter in the type that weight_type says, from f32 or bf16 rows.
 // Throws bad_file for values that a type of blocks cannot hold.

@@ -88,6 +88,14 @@ def check_quantize():
     run("convert", "w-q4_k.gguf", "folder", "--to", "hf")
     kl = read_json("eval", "kl", "w-q4_k.gguf", "folder", "-f", "text", "--window", "64")
     assert abs(kl["kl_mean"]) < 0.1, kl  # by the inputs of products alone, which blocks round
+    # Loading in few bits is that file, and what is in blocks already stays so, aloud.
+    run("quantize", "wide", "plain.gguf", "q4_k")
+    assert run("eval", "ppl", "-m", "wide", "-f", "text", "--dtype", "q4_k") == \
+        run("eval", "ppl", "-m", "plain.gguf", "-f", "text")
+    for dtype, told in (("q8_0", "plain.gguf holds in q6_k, q4_k"), ("q4_k", ""), ("f32", "")):
+        warned = subprocess.run([PROGRAM, "eval", "ppl", "-m", "plain.gguf", "-f", "text", "--dtype",
+                                 dtype], capture_output=True, check=True).stderr.decode()
+        assert told in warned if told else not warned, (dtype, warned)
     shards = read_json("quantize", "wide", "s.gguf", "f32", "--max-shard-mb", "1")["files"]
     assert len(shards) > 1 and generated(shards[0]) == generated("wide"), shards
 
