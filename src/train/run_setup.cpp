@@ -16,6 +16,7 @@
 #include "tokenizer/files.h"
 #include "tokenizer/gguf_tokenizer.h"
 #include "train/held_out.h"
+#include "train/output_folder.h"
 #include "train/run_options.h"
 
 namespace mamba {
@@ -25,29 +26,6 @@ namespace fs = std::filesystem;
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 constexpr int64_t kRowBytes = 3 * sizeof(int32_t);  // of a token of an update: id, target, document
-
-// A run must not mix with what another one left in its folder.
-void check_output_folder(const TrainOptions& options) {
-  const std::string& folder = options.output_dir;
-  if (folder.empty()) {
-    fail(ErrorCode::kInvalidArgument,
-         "[--output-dir] expected the folder for checkpoints and the model, got none; name one");
-  }
-  std::error_code ignored;
-  if (fs::exists(folder, ignored) && !fs::is_directory(folder, ignored)) {
-    fail(ErrorCode::kInvalidArgument,
-         "[--output-dir {}] expected a folder, got a file; name another", folder);
-  }
-  if (options.resume) return;
-  const std::vector<CheckpointEntry> found = list_checkpoints(folder);
-  const bool model = fs::exists(folder + "/model.safetensors", ignored) ||
-                     fs::exists(folder + "/model.safetensors.index.json", ignored);
-  if (found.empty() && !model) return;
-  fail(ErrorCode::kInvalidArgument,
-       "[--output-dir {}] expected a folder without a run, got one with {}; go on with --resume or "
-       "name another folder",
-       folder, found.empty() ? "a model" : fs::path(found.back().path).filename().string());
-}
 
 // The newest whole checkpoint of the output folder, noting those that are not.
 void find_newest_checkpoint(const std::string& folder, RunSetup* setup) {
@@ -337,11 +315,12 @@ void make_plan(const TrainOptions& options, const Config& config, Device& device
 }
 
 void open_data(const TrainOptions& options, RunSetup* setup) {
-  DataOptions data{options.seq_len,
-                   options.packing,
-                   options.data_order,
-                   options.seed,
-                   {options.data_dtype, options.threads, setup->conversations.get()}};
+  DataOptions data{
+      options.seq_len,
+      options.packing,
+      options.data_order,
+      options.seed,
+      {options.data_dtype, options.threads, setup->conversations.get(), &setup->notices}};
   setup->data = std::make_unique<DataSet>(options.data, options.data_weights, *setup->tokenizer,
                                           "--data", data);
   if (options.valid.empty()) return;
@@ -352,6 +331,11 @@ void open_data(const TrainOptions& options, RunSetup* setup) {
 }
 
 }  // namespace
+
+std::string template_text(const TrainOptions& options, const RunSetup& setup) {
+  if (options.chat_template.empty()) return setup.byte_template;
+  return setup.conversations->chat_template().source();
+}
 
 StepOptions step_options(const TrainOptions& options) {
   return {options.bptt_segments, options.recompute};
@@ -365,6 +349,7 @@ RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
   find_tokenizer(options, &setup);
   setup.conversations = std::make_unique<ConversationEncoder>(
       *setup.tokenizer, setup.template_folder, options.chat_template);
+  if (!plan_only) check_output_files(options, setup.plan.tokenizer, template_text(options, setup));
   open_data(options, &setup);
   const Config config = find_config(options, &setup);
   std::unique_ptr<Device> device = Device::create({options.device, options.threads});

@@ -33,6 +33,10 @@ struct RunSetup {
   TrainPlan plan;
 };
 
+// The chat template that the run writes, "" for that of the tokenizer's folder: what chat needs to
+// write conversations as the data had them.
+std::string template_text(const TrainOptions& options, const RunSetup& setup);
+
 // How a step of the run uses memory.
 StepOptions step_options(const TrainOptions& options);
 

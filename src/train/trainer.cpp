@@ -98,7 +98,7 @@ void Trainer::open_folder() {
   }
   // From the start, so that the folder says what its ids mean; and a checkpoint that the run goes
   // on from, and its tokenizer with it, may be removed later.
-  copy_tokenizer_files(setup_.plan.tokenizer, options_.output_dir, chat_template());
+  copy_tokenizer_files(setup_.plan.tokenizer, options_.output_dir, template_text(options_, setup_));
   tokenizer_ = setup_.plan.tokenizer == "bytes" ? "bytes" : options_.output_dir;
   log_ = std::make_unique<RunLog>(options_.output_dir + "/metrics.jsonl", result_.last.step);
   if (log_->unreadable() > 0) {
@@ -236,12 +236,6 @@ bool Trainer::evaluate(bool log) {
   return true;
 }
 
-// What chat needs to write conversations as the data had them, where that is not the tokenizer's.
-std::string Trainer::chat_template() const {
-  if (options_.chat_template.empty()) return setup_.byte_template;
-  return setup_.conversations->chat_template().source();
-}
-
 bool Trainer::save() {
   const float* weights = network_.parameters().as<float>();
   if (!all_finite(network_.table(), weights)) {
@@ -253,7 +247,7 @@ bool Trainer::save() {
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
   result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_,
-                                       tokenizer_, chat_template());
+                                       tokenizer_, template_text(options_, setup_));
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);

@@ -69,7 +69,6 @@ class Trainer {
   // False if the weights are not finite.
   bool save();
   void write_curves() const;
-  std::string chat_template() const;
   void finish();
   void diverged(const float* flat, bool weights);
 
