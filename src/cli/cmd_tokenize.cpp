@@ -127,6 +127,7 @@ class TokenizeCommand {
       const int bytes = flags.dtype == "auto"     ? bytes_per_token(tokenizer_->vocab_size())
                         : flags.dtype == "uint16" ? 2
                                                   : 4;
+      expect_token_file_place("--out", flags.out, flags.file == "-" ? "" : flags.file);
       expect_writable(token_file_info_path(flags.out));
       writer_ = std::make_unique<TokenFileWriter>(flags.out, *tokenizer_, bytes);
     }

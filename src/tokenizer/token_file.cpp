@@ -15,6 +15,17 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "ids are written as they are in memory");
 
+// Whether a file is the description of a token file.
+bool describes_tokens(const std::string& path) {
+  try {
+    const Json json = read_json_file(path);
+    return has_member(json, "dtype") && has_member(json, "count") &&
+           has_member(json, "tokenizer_hash");
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 const char* dtype_text(int bytes) { return bytes == 2 ? "uint16" : "uint32"; }
 
 }  // namespace
@@ -58,6 +69,26 @@ TokenFileInfo read_token_file_info(const std::string& path) {
          missing ? missing.message() : std::to_string(size));
   }
   return info;
+}
+
+void expect_token_file_place(const std::string& flag, const std::string& path,
+                             const std::string& input) {
+  const std::string info = token_file_info_path(path);
+  std::error_code ignored;
+  for (const std::string& out : {path, info}) {
+    if (input.empty() || !std::filesystem::equivalent(out, input, ignored)) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "[{}] expected another file than the input, got '{}', which would replace it{}; name "
+         "another one",
+         flag, printable(path, 200), out == path ? "" : " with the description of the tokens");
+  }
+  const bool has_tokens = std::filesystem::exists(path, ignored);
+  const bool has_info = std::filesystem::exists(info, ignored);
+  if (has_info ? describes_tokens(info) : !has_tokens) return;
+  fail(ErrorCode::kInvalidArgument,
+       "[{}] expected a new file, or a token file with its description to replace, got {}, which "
+       "is something else; name another one",
+       flag, printable(has_info ? info : path, 200));
 }
 
 TokenFileWriter::TokenFileWriter(const std::string& path, const Tokenizer& tokenizer, int bytes)

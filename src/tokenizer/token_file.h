@@ -33,6 +33,11 @@ TokenFileInfo read_token_file_info(const std::string& path);
 int bytes_per_token(int64_t vocab_size);
 
 // Writes both files; nothing is visible before finish().
+// Throws invalid_argument, naming the flag, where a token file at `path` or its description would
+// replace `input` ("" for none) or anything but a token file with its description.
+void expect_token_file_place(const std::string& flag, const std::string& path,
+                             const std::string& input);
+
 class TokenFileWriter {
  public:
   // bytes_per_token: 2 or 4, enough for the vocabulary (else invalid_argument).
