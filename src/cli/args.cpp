@@ -21,9 +21,9 @@
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/json.h"
-#include "base/mapped_file.h"
 #include "base/near_names.h"
 #include "device/cpu_features.h"
+#include "formats/safetensors.h"
 #include "tokenizer/files.h"
 #include "tokenizer/gguf_tokenizer.h"
 
@@ -354,19 +354,26 @@ void expect_writable(const std::string& path) {
   const AtomicFile probe(path);  // its temporary goes away again
 }
 
-void expect_state_place(const std::string& flag, const std::string& path) {
+void expect_state_place(const std::string& flag, const std::string& path, const char* format) {
   std::error_code ignored;
   if (std::filesystem::is_regular_file(path, ignored)) {
-    const MappedFile file(path);
-    uint64_t header = 0;
-    if (file.size() > sizeof header) memcpy(&header, file.data(), sizeof header);
-    const bool ours = file.size() == 0 || (header > 0 && header <= file.size() - sizeof header &&
-                                           file.data()[sizeof header] == '{');
+    bool ours = std::filesystem::file_size(path, ignored) == 0;
+    try {
+      if (!ours) {
+        const SafetensorsFile file(path);
+        const auto found = file.metadata().find("format");
+        ours = found != file.metadata().end() && found->second == format;
+      }
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadFile) throw;
+    }
     if (!ours) {
       fail(ErrorCode::kInvalidArgument,
-           "[{}] expected a new file, or a saved state to replace, got {}, which is something "
-           "else; name another one",
-           flag, printable(path, 200));
+           "[{}] expected a new file, or {} to replace, got {}, which is something else; name "
+           "another one",
+           flag,
+           std::string_view(format) == kStateFormat ? "a saved state" : "a saved conversation",
+           printable(path, 200));
     }
   }
   expect_writable(path);

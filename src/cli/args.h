@@ -93,9 +93,10 @@ std::string read_input(const std::string& path, int64_t limit, const char* where
 // Throws io now if a file could not be written at `path` later, and invalid_argument if a folder is
 // there; what is there stays as it is.
 void expect_writable(const std::string& path);
-// The same for a saved state, which replaces nothing but a saved state: else invalid_argument,
-// which names the flag.
-void expect_state_place(const std::string& flag, const std::string& path);
+// The same for a saved state or conversation, which replaces nothing but another one: else
+// invalid_argument, which names the flag. `format` as the metadata of such files have it.
+inline constexpr const char *kStateFormat = "mamba-cpp-state", *kChatFormat = "mamba-cpp-chat";
+void expect_state_place(const std::string& flag, const std::string& path, const char* format);
 
 // From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the
 // process at once.

@@ -16,6 +16,7 @@
 #include "cli/args.h"
 #include "cli/cmd_eval.h"
 #include "cli/eval_common.h"
+#include "cli/result_file.h"
 #include "mamba/evaluate.h"
 #include "mamba/version.h"
 
@@ -172,6 +173,7 @@ void print(const TasksFlags& flags, const Model& model, const Tokenizer& tokeniz
 }
 
 int run_tasks(const TasksFlags& flags) {
+  if (!flags.output.empty()) check_result_path(flags.output, false, false);
   std::vector<Task> tasks;
   for (const std::string& name : parse_tasks(flags.tasks)) {
     tasks.push_back(load_task(name, flags.data, flags.limit));
@@ -185,7 +187,8 @@ int run_tasks(const TasksFlags& flags) {
   const std::vector<TaskResult> results =
       run_all(flags, model, *tokenizer, tasks, output ? &*output : nullptr);
   const bool partial = results.size() < tasks.size() || results.back().partial();
-  if (output) output->commit();
+  if (output && !partial) output->commit();
+  if (output && partial) fmt::print(stderr, "note: interrupted; {} is not written\n", flags.output);
   print(flags, model, *tokenizer, results, partial);
   return partial ? 130 : 0;
 }
@@ -205,7 +208,8 @@ CommandRun add_eval_tasks(CLI::App& parent) {
   add_text(*app, "--data", &f->data, "FOLDER", "Folder of <task>.jsonl files")->required();
   add_int(*app, "--limit", &f->limit, 1, INT64_MAX, "Only the first N items of each task")
       ->default_str("");
-  add_text(*app, "-o,--output", &f->output, "FILE", "Also write one line of JSON for each item");
+  add_text(*app, "-o,--output", &f->output, "FILE",
+           "Also write one line of JSON for each item, to a new file");
   add_int(*app, "--batch-size", &f->batch_size, 1, 1 << 16,
           "Items computed together; changes no result");
   add_int(*app, "--max-length", &f->max_length, 0, 1 << 24,

@@ -19,6 +19,7 @@ namespace mamba::cli {
 namespace {
 
 constexpr size_t kMaxLine = size_t{64} << 20;
+constexpr std::string_view kBegin = "{\"index\":";  // of every line of results
 
 [[noreturn]] void refuse(const std::string& path, int error) {
   fail(ErrorCode::kIo, "[{}] expected to write results, got '{}'; check folder, permissions, space",
@@ -27,17 +28,15 @@ constexpr size_t kMaxLine = size_t{64} << 20;
 
 }  // namespace
 
-void check_result_path(const std::string& path, bool resume) {
+void check_result_path(const std::string& path, bool resume, bool can_resume) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     fail(ErrorCode::kInvalidArgument, "[{}] expected a file name, got a folder; give a file", path);
   }
   if (resume || !std::filesystem::exists(path, ignored)) return;
-  fail(
-      ErrorCode::kInvalidArgument,
-      "[--output] expected a new file, got '{}', which is there; go on with it by --resume or give "
-      "another name",
-      path);
+  fail(ErrorCode::kInvalidArgument,
+       "[--output] expected a new file, got '{}', which is there; {}give another name", path,
+       can_resume ? "go on with it by --resume or " : "");
 }
 
 ResultFile::ResultFile(const std::string& path, bool resume) : path_(path) {
@@ -65,6 +64,14 @@ bool ResultFile::next_done(Json* result) {
   std::string line;
   if (reader_ == nullptr) return false;
   if (!reader_->next(&line) || !reader_->ended()) {
+    // Only what a run of ours can have begun is taken away.
+    if (!line.starts_with(kBegin) && !kBegin.starts_with(line)) {
+      fail(
+          ErrorCode::kBadFile,
+          "[{}] expected results of an earlier run, got something else; give the file of that run, "
+          "or a new one without --resume",
+          printable(path_, 200));
+    }
     if (::ftruncate(fd_, size_) != 0 || ::lseek(fd_, size_, SEEK_SET) < 0) refuse(path_, errno);
     reader_.reset();
     return false;
