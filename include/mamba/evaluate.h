@@ -50,7 +50,7 @@ struct PerplexityResult {
 };
 
 // Reads the source once, at memory that does not grow with the text. Throws invalid_argument for
-// options out of range or a text of fewer than two tokens.
+// options out of range, bad_file for a text of fewer than two tokens.
 PerplexityResult evaluate_perplexity(Model& model, const TokenSource& source,
                                      const PerplexityOptions& options = {});
 
@@ -80,7 +80,7 @@ struct DivergenceResult {
 
 // Both models read the source at once, over the same windows as evaluate_perplexity; memory grows
 // with the text by the 4 bytes a target that exact percentiles need. Throws invalid_argument for
-// options out of range, models of different vocabularies or a text of fewer than two tokens.
+// options out of range or different vocabularies, bad_file for a text of fewer than two tokens.
 DivergenceResult evaluate_divergence(Model& base, Model& model, const TokenSource& source,
                                      const PerplexityOptions& options = {});
 

@@ -72,7 +72,7 @@ struct ImportanceOptions {
 // Runs the model at `in` over a text and writes, for each matrix, the squares of its inputs summed
 // by column to `out` in the GGUF form of llama-imatrix. `read` fills at most `count` ids and
 // returns how many, 0 at the end. Only whole chunks count. Returns how many there were. Throws
-// invalid_argument for a text of less than one chunk.
+// bad_file for a text of less than one chunk.
 int64_t collect_importance(const std::string& in, const std::string& out,
                            const std::function<int64_t(int32_t* ids, int64_t count)>& read,
                            const ModelOptions& model, const ImportanceOptions& options);

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/eval_common.h"
 #include "cli/generate_jsonl.h"
 #include "cli/result_file.h"
 #include "cli/sampling_args.h"
@@ -155,7 +156,15 @@ class GenerateCommand {
     std::string prompt = flags_.prompt;
     const bool given = flags_.prompt_option->count() > 0;
     if (!flags_.file.empty()) {
+      if (flags_.file != "-") {
+        expect_plain_text(flags_.file, "--file", "answer them with --jsonl, or give it as -f -");
+      }
       prompt = read_input(flags_.file, kMaxPromptBytes);
+      if (prompt.empty() && flags_.file != "-" && session.tokens == 0) {
+        fail(ErrorCode::kBadFile,
+             "[--file] expected text, got '{}', which is empty; to begin with nothing: -p ''",
+             printable(flags_.file, 200));
+      }
     } else if (!given && session.tokens == 0) {
       if (::isatty(STDIN_FILENO)) {
         fail(ErrorCode::kInvalidArgument,
@@ -373,7 +382,8 @@ CommandRun add_generate(CLI::App& parent) {
       std::fprintf(stderr, "warning: [--batch-size] changes nothing without --jsonl\n");
     }
     if (!flags->lines.output.empty()) check_result_path(flags->lines.output, flags->lines.resume);
-    if (!flags->state_out.empty()) expect_state_place("--state-out", flags->state_out);
+    if (!flags->state_out.empty())
+      expect_state_place("--state-out", flags->state_out, kStateFormat);
     return GenerateCommand(*flags).run();
   };
 }

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/eval_common.h"
 #include "cli/quantize_report.h"
+#include "formats/hf_config.h"
 
 namespace mamba::cli {
 namespace {
@@ -37,6 +38,20 @@ std::pair<std::string, std::string> split_rule(const std::string& rule) {
   return {rule.substr(0, at), rule.substr(at + 1)};
 }
 
+// What measure() would find wrong with the text, before the work is done.
+void check_eval_text(const QuantizeFlags& flags) {
+  const std::unique_ptr<Tokenizer> tokenizer =
+      require_tokenizer(flags.in, read_config(flags.in), "quantize");
+  if (flags.eval_text == "-") return;  // can be read once
+  FileTokens tokens(flags.eval_text, *tokenizer, "--eval-text");
+  int32_t ids[2], bytes[2];
+  if (tokens.read(ids, bytes, 2) == 2) return;
+  fail(ErrorCode::kBadFile,
+       "[--eval-text] expected a text of at least 2 tokens, got '{}' with "
+       "fewer; give a longer text",
+       printable(flags.eval_text, 200));
+}
+
 // How far the file is from the model it was made of.
 DivergenceResult measure(const QuantizeFlags& flags, const std::string& file) {
   RunOptions run;
@@ -45,7 +60,7 @@ DivergenceResult measure(const QuantizeFlags& flags, const std::string& file) {
   Model model = Model::load(file, model_options(run));
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.in, base.config(), "quantize");
-  FileTokens tokens(flags.eval_text, *tokenizer, "quantize");
+  FileTokens tokens(flags.eval_text, *tokenizer, "--eval-text");
   PerplexityOptions options;
   options.window = kEvalWindow;
   options.stride = kEvalWindow / 2;
@@ -82,10 +97,15 @@ int run_quantize(const QuantizeFlags& flags) {
   report.eval_text = flags.eval_text;
   report.dry_run = flags.dry_run;
   if (!flags.dry_run) expect_card_place(flags.out);
+  if (!flags.eval_text.empty()) check_eval_text(flags);
   report.result = run_with_progress(flags.in, flags.out, options);
   if (!flags.dry_run) {
-    if (!flags.eval_text.empty()) report.quality = measure(flags, report.result.files[0]);
+    // First without figures: the file has its card also where measuring fails or is interrupted.
     write_file_atomic(quantize_card_path(flags.out), quantize_card(report));
+    if (!flags.eval_text.empty()) {
+      report.quality = measure(flags, report.result.files[0]);
+      write_file_atomic(quantize_card_path(flags.out), quantize_card(report));
+    }
   }
   write_output(flags.json ? json_text(quantize_json(report)) : quantize_table(report));
   return 0;

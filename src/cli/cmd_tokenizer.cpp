@@ -17,7 +17,11 @@
 #include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/line_reader.h"
 #include "tokenizer/bpe_trainer.h"
+#include "tokenizer/conversation.h"
+#include "train/data_files.h"
+#include "train/data_jsonl.h"
 
 namespace mamba::cli {
 namespace {
@@ -37,34 +41,6 @@ struct CloseFile {
   void operator()(std::FILE* file) const { std::fclose(file); }
 };
 
-// The files below folders, sorted, hidden ones left out; other paths as they are.
-std::vector<std::string> files_of(const std::vector<std::string>& paths) {
-  std::vector<std::string> files;
-  for (const std::string& path : paths) {
-    std::error_code error;
-    if (!fs::is_directory(path, error)) {
-      files.push_back(path);
-      continue;
-    }
-    const size_t before = files.size();
-    fs::recursive_directory_iterator at(path, error);
-    for (; !error && at != fs::recursive_directory_iterator(); at.increment(error)) {
-      std::error_code ignored;
-      if (at->path().filename().string().starts_with(".")) {
-        if (at->is_directory(ignored)) at.disable_recursion_pending();
-      } else if (at->is_regular_file(ignored)) {
-        files.push_back(at->path().string());
-      }
-    }
-    if (error || files.size() == before) {
-      fail(ErrorCode::kBadFile, "[--data {}] expected a readable folder with files, got {}", path,
-           error ? error.message() : "none in it");
-    }
-    std::sort(files.begin() + static_cast<std::ptrdiff_t>(before), files.end());
-  }
-  return files;
-}
-
 class TokenizerTrain {
  public:
   explicit TokenizerTrain(const TrainFlags& flags) : flags_(flags), trainer_(options_of(flags)) {}
@@ -73,8 +49,12 @@ class TokenizerTrain {
     check_folder();
     catch_interrupt();
     const auto start = Clock::now();
-    for (const std::string& path : files_of(flags_.data)) {
-      if (left() > 0) read(path);
+    std::vector<std::string> notices;
+    const std::vector<std::string> files = list_data_files(flags_.data, "--data", &notices, false);
+    for (const std::string& notice : notices) fmt::print(stderr, "note: {}\n", notice);
+    for (const std::string& path : files) {
+      if (left() <= 0) break;
+      data_kind_of(path) == DataKind::kJsonl ? read_jsonl(path) : read(path);
     }
     const std::string text = trainer_.train([this](int64_t size) {
       show(fmt::format("{} of {} tokens", size, flags_.vocab_size));
@@ -129,6 +109,25 @@ class TokenizerTrain {
       show(fmt::format("{} MB read", read_bytes_ / 1'000'000));
     }
     trainer_.end_text();
+  }
+
+  // The texts of lines as train reads them; a text that the limit cuts is the last one.
+  void read_jsonl(const std::string& path) {
+    const auto add = [&](std::string_view text) {
+      text = text.substr(0, static_cast<size_t>(std::max<int64_t>(left(), 0)));
+      trainer_.add(text);
+      trainer_.end_text();
+      read_bytes_ += static_cast<int64_t>(text.size());
+    };
+    LineReader lines(path);
+    for (std::string line; left() > 0 && lines.next(&line);) {
+      std::string_view text = line;
+      if (lines.number() == 1 && text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+      const JsonlDocument document = parse_jsonl_line(text, lines.where());
+      for (const TextPiece& piece : document.pieces) add(piece.text);
+      for (const ChatMessage& message : document.messages) add(message.content);
+      if (lines.number() % 10'000 == 0) show(fmt::format("{} MB read", read_bytes_ / 1'000'000));
+    }
   }
 
   [[noreturn]] static void fail_to_read(const std::string& path) {
@@ -193,7 +192,10 @@ CommandRun add_tokenizer(CLI::App& parent) {
           "Tokens to end with: the special ones, 256 bytes, and one for each merge")
       ->default_str("")
       ->required();
-  app->add_option("--data", flags->data, "Text files, or folders of them, to learn from")
+  app->add_option(
+         "--data", flags->data,
+         "Text or JSONL (text, prompt and response, or messages), or folders of them, to learn "
+         "from")
       ->type_name("FILE|DIR...")
       ->required();
   add_text(*app, "--out", &flags->out, "DIR", "Folder for tokenizer.json; made if it is not there")

@@ -9,9 +9,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/text_kind.h"
 #include "cli/args.h"
 #include "train/model_card.h"
 
@@ -40,6 +42,15 @@ std::unique_ptr<Tokenizer> require_tokenizer(const std::string& folder, const Co
        where, config.vocab_size, why);
 }
 
+void expect_plain_text(const std::string& path, const std::string& where,
+                       const std::string& advice) {
+  expect_text(path, where);
+  std::error_code ignored;
+  if (!path.ends_with(".jsonl") || !std::filesystem::is_regular_file(path, ignored)) return;
+  fail(ErrorCode::kBadFile, "[{}] expected text, got '{}', which has lines of JSON; {}", where,
+       printable(path, 200), advice);
+}
+
 FileTokens::FileTokens(const std::string& path, const Tokenizer& tokenizer, const char* where)
     : path_(path),
       where_(where),
@@ -47,6 +58,7 @@ FileTokens::FileTokens(const std::string& path, const Tokenizer& tokenizer, cons
       encoder_(tokenizer),
       file_(path == "-" ? stdin : std::fopen(path.c_str(), "rb")) {
   if (file_ == nullptr) fail_to_read();
+  if (path != "-") expect_plain_text(path, where);
   struct stat facts {};
   if (::fstat(::fileno(file_.get()), &facts) == 0 && S_ISREG(facts.st_mode)) {
     size_ = static_cast<double>(facts.st_size);

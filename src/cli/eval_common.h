@@ -21,6 +21,10 @@ namespace mamba::cli {
 std::unique_ptr<Tokenizer> require_tokenizer(const std::string& folder, const Config& config,
                                              const char* where);
 
+// Throws bad_file for a file that is no text (base/text_kind.h) and for lines of JSON, by name.
+void expect_plain_text(const std::string& path, const std::string& where,
+                       const std::string& advice = "take out the texts: jq -r .text");
+
 // The tokens of a file (or standard input for "-"), block by block: memory does not grow with it.
 class FileTokens {
  public:

@@ -95,7 +95,7 @@ int64_t visit_windows(const TokenSource& source, const PerplexityOptions& option
                                             : visit_separate(source, options, visit);
   const int64_t least = options.drop_tail && !options.carry_state ? options.window : 2;
   if (total < least) {
-    fail(ErrorCode::kInvalidArgument,
+    fail(ErrorCode::kBadFile,
          "[{}] expected a text of at least {} tokens, got {}; give a longer text", where, least,
          total);
   }

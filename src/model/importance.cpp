@@ -137,7 +137,7 @@ int64_t collect_importance(const std::string& in, const std::string& out,
     }
   }
   if (chunks == 0) {
-    fail(ErrorCode::kInvalidArgument,
+    fail(ErrorCode::kBadFile,
          "[imatrix] expected a text of at least {} tokens, got fewer; give a longer one or a "
          "smaller --chunk",
          options.chunk);

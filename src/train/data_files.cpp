@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <optional>
 
 #include "base/check.h"
+#include "base/text_kind.h"
 
 namespace mamba {
 namespace {
@@ -46,6 +49,40 @@ std::vector<std::string> files_below(const std::string& folder, const std::strin
   return files;
 }
 
+// Takes those out that are no data, and says what they are.
+void leave_out_others(const std::string& folder, const std::string& what, bool with_tokens,
+                      std::vector<std::string>* files, std::vector<std::string>* notices) {
+  std::map<std::string, int64_t> kinds;
+  std::string advice;
+  const auto is_other = [&](const std::string& path) {
+    const DataKind kind = data_kind_of(path);
+    if (kind == DataKind::kTokens && !with_tokens) {
+      ++kinds["a file of tokens"];
+      return true;
+    }
+    const std::optional<NotText> other =
+        kind == DataKind::kText ? file_not_text(path) : std::nullopt;
+    if (!other) return false;
+    ++kinds[other->what];
+    if (advice.empty()) advice = other->advice;
+    return true;
+  };
+  const size_t before = files->size();
+  files->erase(std::remove_if(files->begin(), files->end(), is_other), files->end());
+  if (kinds.empty()) return;
+  std::string list;
+  for (const auto& [kind, count] : kinds) {
+    list += fmt::format("{}{} ({})", list.empty() ? "" : ", ", kind, count);
+  }
+  if (files->empty()) {
+    fail(ErrorCode::kBadFile, "[{} {}] expected a folder with text, got {} others: {}; {}", what,
+         folder, before, list, advice.empty() ? "name another" : advice);
+  }
+  if (notices == nullptr) return;
+  notices->push_back(fmt::format("{} {}: {} of {} files are no text and left out: {}", what, folder,
+                                 before - files->size(), before, list));
+}
+
 }  // namespace
 
 DataKind data_kind_of(const std::string& path) {
@@ -55,16 +92,26 @@ DataKind data_kind_of(const std::string& path) {
 }
 
 std::vector<std::string> list_data_files(const std::vector<std::string>& paths,
-                                         const std::string& what) {
+                                         const std::string& what, std::vector<std::string>* notices,
+                                         bool with_tokens) {
   std::vector<std::string> files;
   for (const std::string& path : paths) {
     std::error_code ignored;
     if (fs::is_directory(path, ignored)) {
-      const std::vector<std::string> below = files_below(path, what);
+      std::vector<std::string> below = files_below(path, what);
+      leave_out_others(path, what, with_tokens, &below, notices);
       files.insert(files.end(), below.begin(), below.end());
-    } else {
-      files.push_back(path);
+      continue;
     }
+    const DataKind kind = data_kind_of(path);
+    if (kind == DataKind::kText) expect_text(path, what);
+    if (kind == DataKind::kTokens && !with_tokens) {
+      fail(ErrorCode::kBadFile,
+           "[{}] expected text or lines of JSON, got '{}', a file of tokens; name the text that it "
+           "was made of",
+           what, path);
+    }
+    files.push_back(path);
   }
   return files;
 }

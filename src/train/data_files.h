@@ -18,8 +18,12 @@ DataKind data_kind_of(const std::string& path);
 // The files that `paths` name: a folder stands for its files and those of its subfolders, in the
 // order of their paths, without names that start with a dot and without the descriptions of .bin
 // files. `what` names the option in messages, e.g. "--data". Throws bad_file for a folder without
-// files or one that cannot be read.
+// files or one that cannot be read, and for a file that is named as text and is none (packed, a
+// model, ...). In folders such files are left out, and so are those that end in .bin without
+// `with_tokens`; how many of which kind is a line of `notices`, one for each folder. A folder with
+// nothing else is bad_file.
 std::vector<std::string> list_data_files(const std::vector<std::string>& paths,
-                                         const std::string& what);
+                                         const std::string& what, std::vector<std::string>* notices,
+                                         bool with_tokens = true);
 
 }  // namespace mamba

@@ -112,7 +112,7 @@ TokenStream::Part TokenStream::new_part() const {
 
 TokenStream::TokenStream(const std::vector<std::string>& paths, const Tokenizer& tokenizer,
                          const std::string& what, const DataFormat& format)
-    : files_(list_data_files(paths, what)),
+    : files_(list_data_files(paths, what, format.notices)),
       eos_(tokenizer.eos_id()),
       narrow_(tokenizer.vocab_size() <= 65536) {
   const int threads = format.threads > 0 ? format.threads : physical_cores();

@@ -18,6 +18,7 @@ struct DataFormat {
   std::string dtype;  // of .bin files: "uint16", "uint32", or "" for what they say
   int threads = 0;    // that encode, 0: one per physical core; the tokens do not depend on it
   const ConversationEncoder* conversations = nullptr;  // for lines with messages
+  std::vector<std::string>* notices = nullptr;         // told which files are left out
 };
 
 // The tokens of files, one document behind the other. Documents of text end with the tokenizer's

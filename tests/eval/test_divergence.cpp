@@ -115,7 +115,7 @@ TEST(Divergence, RefusesModelsOfTwoVocabularies) {
   const std::vector<int32_t> ids = prompt_ids(50), one = prompt_ids(1);
   EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"one vocabulary", "256", "264"},
                                [&] { evaluate_divergence(base, model, source_of(ids)); }));
-  EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"[eval kl]", "2 tokens", "got 1"},
+  EXPECT_TRUE(test::fails_with(ErrorCode::kBadFile, {"[eval kl]", "2 tokens", "got 1"},
                                [&] { evaluate_divergence(base, base, source_of(one)); }));
   PerplexityOptions options;
   options.progress = [](int64_t) { return false; };

@@ -122,7 +122,7 @@ TEST(Perplexity, WindowsCanBeLimitedAndATailLeftOut) {
   EXPECT_EQ(three.scored, 3 * 9);
   EXPECT_NEAR(three.nll_sum, sum_of(3), 27 * kTolerance);
   const std::vector<int32_t> nine = prompt_ids(9);
-  EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"at least 10 tokens", "got 9"},
+  EXPECT_TRUE(test::fails_with(ErrorCode::kBadFile, {"at least 10 tokens", "got 9"},
                                [&] { evaluate_perplexity(model, source_of(nine, 7), options); }));
   options.max_windows = -1;
   EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"max_windows", "got -1"},
@@ -140,17 +140,18 @@ TEST(Perplexity, RefusesWhatIsOutOfRange) {
   Model model = byte_model("mamba1");
   const std::vector<int32_t> ids = prompt_ids(50), one = prompt_ids(1);
   const auto refuses = [&](std::initializer_list<std::string> parts,
-                           const std::vector<int32_t>& text, const PerplexityOptions& options) {
-    return test::fails_with(ErrorCode::kInvalidArgument, parts,
+                           const std::vector<int32_t>& text, const PerplexityOptions& options,
+                           ErrorCode code = ErrorCode::kInvalidArgument) {
+    return test::fails_with(code, parts,
                             [&] { evaluate_perplexity(model, source_of(text, 9), options); });
   };
   EXPECT_TRUE(refuses({"window", "got 1"}, ids, windows(1, 1)));
   EXPECT_TRUE(refuses({"stride", "1..10", "got 11"}, ids, windows(10, 11)));
-  EXPECT_TRUE(refuses({"at least 2 tokens", "got 1"}, one, windows(10, 5)));
-  EXPECT_TRUE(refuses({"at least 2 tokens", "got 0"}, {}, windows(10, 5)));
+  EXPECT_TRUE(refuses({"at least 2 tokens", "got 1"}, one, windows(10, 5), ErrorCode::kBadFile));
+  EXPECT_TRUE(refuses({"at least 2 tokens", "got 0"}, {}, windows(10, 5), ErrorCode::kBadFile));
   PerplexityOptions carried;
   carried.carry_state = true;
-  EXPECT_TRUE(refuses({"at least 2 tokens", "got 1"}, one, carried));
+  EXPECT_TRUE(refuses({"at least 2 tokens", "got 1"}, one, carried, ErrorCode::kBadFile));
   carried.chunk = 0;
   EXPECT_TRUE(refuses({"chunk", "got 0"}, ids, carried));
   PerplexityOptions stopped = windows(10, 5);
