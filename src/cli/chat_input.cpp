@@ -41,6 +41,7 @@ class PipeInput final : public ChatInput {
       if (newline != std::string::npos) {
         *text = held_.substr(at_, newline - at_);
         at_ = newline + 1;
+        if (text->ends_with('\r')) text->pop_back();
         return Result::kText;
       }
       held_.erase(0, at_);
@@ -63,6 +64,7 @@ class PipeInput final : public ChatInput {
       }
       text->swap(held_);
       held_.clear();
+      if (text->ends_with('\r')) text->pop_back();
       return text->empty() ? Result::kEnd : Result::kText;
     }
   }

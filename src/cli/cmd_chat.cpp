@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // mamba-cpp chat: a conversation on the terminal, or line by line through pipes.
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -42,7 +44,7 @@ struct ChatFlags {
   std::string model, system, chat_template, template_file, session, history;
   int64_t tokens = 512;
   std::vector<std::string> stop;
-  bool ignore_eos = false, jinja = false;
+  bool ignore_eos = false, jinja = false, json = false;
   CLI::Option *system_option = nullptr, *history_option = nullptr;
 };
 
@@ -52,6 +54,24 @@ int64_t local_time() {
   std::tm local{};
   ::localtime_r(&now, &local);
   return now + local.tm_gmtoff;
+}
+
+// Which version of a file lies at a path: files are written anew under another name each time.
+struct FileMark {
+  uint64_t device = 0, node = 0;
+  int64_t size = -1, seconds = 0, nanoseconds = 0;
+  bool operator==(const FileMark&) const = default;
+};
+
+FileMark mark_of(const std::string& path) {
+  struct stat facts {};
+  if (path.empty() || ::stat(path.c_str(), &facts) != 0) return {};
+  return {facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtim.tv_sec, facts.st_mtim.tv_nsec};
+}
+
+bool same_file(const std::string& a, const std::string& b) {
+  std::error_code ignored;
+  return !b.empty() && std::filesystem::equivalent(a, b, ignored);
 }
 
 double rate(int64_t count, double seconds) {
@@ -74,7 +94,9 @@ class ChatCommand {
     if (flags_.history_option->count() == 0) history = default_history_file();
     if (history == "none") history.clear();
     input_ = open_chat_input(history, color_);
-    if (!flags_.session.empty() && std::filesystem::exists(flags_.session)) resume();
+    session_file_ = flags_.session;
+    session_mark_ = mark_of(session_file_);
+    if (!session_file_.empty() && std::filesystem::exists(session_file_)) resume();
     if (input_->is_terminal()) {
       note(fmt::format("{}; template {}; /help for commands", model_.device_name(),
                        session_.chat_template().name()));
@@ -166,6 +188,7 @@ class ChatCommand {
 
   bool turn(const std::string& text) {
     if (text[0] == '/' && text.compare(0, 2, "//") != 0) return command(text);
+    expect_own_session();
     show([&](const ChatOptions& o) {
       return session_.send(text[0] == '/' ? text.substr(1) : text, o);
     });
@@ -189,6 +212,7 @@ class ChatCommand {
     bool begun = false;
     char last = '\n';
     o.on_text = [&](std::string_view piece) {
+      if (flags_.json) return;
       if (!begun) piece.remove_prefix(std::min(piece.find_first_not_of(" \t\r\n"), piece.size()));
       if (piece.empty()) return;
       begun = true;
@@ -196,7 +220,11 @@ class ChatCommand {
       write_output(piece);
     };
     last_ = ask(o);
-    if (last != '\n' || !begun) write_output("\n");
+    if (flags_.json) {
+      write_output(json_text(answer_json(), -1));
+    } else if (last != '\n' || !begun) {
+      write_output("\n");
+    }
     if (last_.reread_tokens > 0 && !told_reread_) {
       told_reread_ = true;
       note(
@@ -212,8 +240,36 @@ class ChatCommand {
     changed();
   }
 
+  // A line for each answer with --json.
+  nlohmann::ordered_json answer_json() const {
+    return {{"turn", session_.turns()},
+            {"text", last_.text},
+            {"finish_reason", finish_reason_name(last_.finish_reason)},
+            {"dropped", last_.dropped},
+            {"prompt_tokens", last_.prompt_tokens},
+            {"reread_tokens", last_.reread_tokens},
+            {"generated_tokens", last_.generated_tokens},
+            {"prompt_seconds", last_.prompt_seconds},
+            {"generate_seconds", last_.generate_seconds},
+            {"context_tokens", session_.context_tokens()},
+            {"seed", session_.seed()}};
+  }
+
   void changed() {
-    if (!flags_.session.empty()) session_.save(flags_.session);
+    if (session_file_.empty()) return;
+    expect_own_session();
+    session_.save(session_file_);
+    session_mark_ = mark_of(session_file_);
+  }
+
+  // Another program may hold a conversation with the same file: neither's is lost then.
+  void expect_own_session() const {
+    if (session_file_.empty() || mark_of(session_file_) == session_mark_) return;
+    fail(ErrorCode::kIo,
+         "[--session] expected {} as this program has left it, got it changed by another one; keep "
+         "this conversation with /save FILE, where it goes on then, or leave and go on with that "
+         "one",
+         printable(session_file_, 200));
   }
 
   bool command(const std::string& text) {
@@ -253,12 +309,17 @@ class ChatCommand {
            save ? "/save" : "/load");
     }
     if (save) {
-      expect_state_place("/save", path);
+      expect_state_place("/save", path, kChatFormat);
+      const bool lost = !session_file_.empty() && mark_of(session_file_) != session_mark_;
       session_.save(path);
-      note(fmt::format("saved {} turns in {}", session_.turns(), path));
+      note(fmt::format("saved {} turns in {}{}", session_.turns(), path,
+                       lost ? ", where the conversation goes on" : ""));
+      if (lost) session_file_ = path;
+      if (lost || same_file(path, session_file_)) session_mark_ = mark_of(session_file_);
       return;
     }
     session_.load(path);
+    if (same_file(path, session_file_)) session_mark_ = mark_of(session_file_);
     note(loaded_text(false));
     changed();
   }
@@ -295,11 +356,13 @@ class ChatCommand {
         session_.turns(), session_.context_tokens(), session_.state_bytes(), session_.kept_bytes(),
         last_.prompt_tokens, rate(last_.prompt_tokens, last_.prompt_seconds), last_.reread_tokens,
         last_.generated_tokens, rate(last_.generated_tokens, last_.generate_seconds),
-        session_.seed(), session_.chat_template().name(), flags_.model, model_.device_name(),
-        dtype_name(model_.dtype())));
+        session_.turns() > 0 ? session_.seed() : sampling_.seed, session_.chat_template().name(),
+        flags_.model, model_.device_name(), dtype_name(model_.dtype())));
   }
 
   const ChatFlags& flags_;
+  std::string session_file_;  // --session, or where it went on
+  FileMark session_mark_;     // of that file as it was read or written last
   Model model_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ChatSession session_;
@@ -332,6 +395,7 @@ void add_flags(CLI::App& app, ChatFlags* f) {
       ->type_name("STR")
       ->allow_extra_args(false);
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on after the model's end token");
+  app.add_flag("--json", f->json, "Print each answer as a line of JSON");
   add_run_options(app, &f->run);
   add_state_dtype(app, &f->run);
   add_without_effect(app, "-c,--ctx-size,--max-model-len", "N", kNoContext);
