@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/mapped_file.h"
+#include "base/utf8.h"
 
 namespace mamba {
 namespace {
@@ -212,11 +213,31 @@ class TreeBuilder : public nlohmann::json_sax<Json> {
 
 }  // namespace
 
+namespace {
+
+// What a terminal takes as a letter or sign: no controls, no marks that turn the text around or
+// break its line, nothing that cannot be seen.
+bool is_shown(uint32_t c) {
+  const auto in = [c](uint32_t low, uint32_t high) { return c >= low && c <= high; };
+  return c >= 0x20 && !in(0x7f, 0xa0) && c != 0xad && c != 0x61c && !in(0x200b, 0x200f) &&
+         !in(0x2028, 0x202e) && !in(0x2060, 0x206f) && !in(0xd800, 0xf8ff) && c != 0xfeff &&
+         !in(0xfff0, 0xffff) && c < 0xe0000;
+}
+
+}  // namespace
+
 std::string printable(std::string_view text, size_t max) {
   std::string out;
-  for (const char c : text) {
-    if (out.size() >= max) return out + "...";
-    out += c >= 0x20 && c < 0x7f ? c : '?';
+  for (size_t count = 0; !text.empty(); ++count) {
+    if (count >= max) return out + "...";
+    const Utf8Scan scan = scan_utf8(text);
+    const bool whole = scan.kind == Utf8Scan::kComplete;
+    if (whole && is_shown(decode_utf8(text.data()).value)) {
+      out += text.substr(0, scan.length);
+    } else {
+      out += '?';
+    }
+    text.remove_prefix(whole ? scan.length : 1);
   }
   return out;
 }

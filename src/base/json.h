@@ -31,7 +31,7 @@ Json read_json_file(const std::string& path, JsonLimits limits = {});
 // The tagged form of a double: a plain number where it is finite.
 Json json_of_number(double value);
 
-// `text` as it may stand in a message: one line of printable ASCII, cut after `max` characters.
+// `text` as it may stand in a message: one line of printable UTF-8, cut after `max` characters.
 std::string printable(std::string_view text, size_t max = 60);
 // A value as it may stand in a message.
 std::string printable_json(const Json& value, size_t max = 60);

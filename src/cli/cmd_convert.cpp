@@ -104,7 +104,14 @@ Written convert_to_gguf(const ConvertFlags& flags) {
   report.out = flags.out;
   report.type = flags.dtype;
   expect_card_place(flags.out);
-  report.result = run_with_progress(flags.in, flags.out, options);
+  try {
+    report.result = run_with_progress(flags.in, flags.out, options);
+  } catch (const Error& error) {  // what was typed is not quantize
+    constexpr std::string_view kOther = "[quantize]";
+    const std::string_view text = error.what();
+    if (!text.starts_with(kOther)) throw;
+    throw Error(error.code(), "[convert]" + std::string(text.substr(kOther.size())));
+  }
   write_file_atomic(quantize_card_path(flags.out), quantize_card(report));
   const QuantizeResult& r = report.result;
   return {{{"in", flags.in},

@@ -134,10 +134,12 @@ TrainOptions options_of(const TrainFlags& flags) {
   options.resume = flags.resume->count() > 0;
   options.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : chosen_seed(options);
   options.command_line = own_command_line(false);
-  if (options.valid.empty() && flags.eval_steps->count() + flags.eval_batches->count() > 0) {
+  for (const CLI::Option* flag : {flags.eval_steps, flags.eval_batches}) {
+    if (!options.valid.empty() || flag->count() == 0) continue;
+    const std::string name = "--" + flag->get_lnames().front();
     fail(ErrorCode::kInvalidArgument,
-         "[--eval-steps] expected --valid with --eval-steps or --eval-batches, got none; name a "
-         "held-out text or leave them out");
+         "[{}] expected --valid with it, got none; name a held-out text or leave {} out", name,
+         name);
   }
   return options;
 }

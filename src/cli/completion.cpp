@@ -8,6 +8,8 @@
 #include <algorithm>
 
 #include "cli/option_info.h"
+#include "mamba/evaluate.h"
+#include "mamba/quantize.h"
 
 namespace mamba::cli {
 namespace {
@@ -23,9 +25,20 @@ std::string path_of(const CLI::App& app) {
   return app.get_parent() == nullptr ? "" : command_path(app, false);
 }
 
+// The words that may be a value, also of lists and of positionals whose names stand for them.
+std::vector<std::string> proposals_of(const CLI::App& app, const CLI::Option& option) {
+  const std::string type = option.get_type_name();
+  if (type == "TYPE") return quantize_types();
+  if (type == "COMMAND...") return command_names(*app.get_parent());
+  if (type != "NAME,...") return choices_of(option);
+  std::vector<std::string> names = task_names();
+  names.emplace_back("all");
+  return names;
+}
+
 // What stands for a value in the generated tables: its words, or how to complete file names.
-std::string value_of(const CLI::Option& option) {
-  const std::vector<std::string> choices = choices_of(option);
+std::string value_of(const CLI::App& app, const CLI::Option& option) {
+  const std::vector<std::string> choices = proposals_of(app, option);
   const ValueKind kind = value_kind(option);
   return fmt::format("{}{}{}", fmt::join(choices, " "), choices.empty() ? "" : " ",
                      kind == ValueKind::kFile     ? "@files"
@@ -104,14 +117,14 @@ std::string bash_completion(CLI::App& root) {
       }
       // Without a value to propose, nothing: the flag still wants one.
       script += fmt::format("    {}) _mamba_cpp_values '{}'; return ;;\n", fmt::join(patterns, "|"),
-                            value_of(*option));
+                            value_of(*app, *option));
     }
   }
   script += "  esac\n  case \"$path\" in\n";
   for (const CLI::App* app : with_root(root)) {
     std::string plain = fmt::format("{}", fmt::join(command_names(*app), " "));
     for (const CLI::Option* option : positionals_of(*app)) {
-      plain += (plain.empty() ? "" : " ") + value_of(*option);
+      plain += (plain.empty() ? "" : " ") + value_of(*app, *option);
     }
     script += fmt::format(
         "    '{}')\n      case $cur in\n        -*) _mamba_cpp_values '{}' ;;\n"
@@ -133,14 +146,14 @@ std::string zsh_text(const std::string& text) {
   return out;
 }
 
-std::string zsh_action(const CLI::Option& option) {
-  const std::vector<std::string> choices = choices_of(option);
+std::string zsh_action(const CLI::App& app, const CLI::Option& option) {
+  const std::vector<std::string> choices = proposals_of(app, option);
   if (!choices.empty()) return fmt::format("({})", fmt::join(choices, " "));
   const ValueKind kind = value_kind(option);
   return kind == ValueKind::kFile ? "_files" : kind == ValueKind::kFolder ? "_files -/" : " ";
 }
 
-std::string zsh_flag(const CLI::Option& option) {
+std::string zsh_flag(const CLI::App& app, const CLI::Option& option) {
   const std::vector<std::string> names = flag_names(option);
   std::string text;
   for (const std::string& name : names) {
@@ -150,7 +163,7 @@ std::string zsh_flag(const CLI::Option& option) {
     spec += "[" + zsh_text(short_text(option)) + "]";
     if (!is_switch(option)) {
       spec += fmt::format("{}{}:{}", is_value_optional(option) ? "::" : ":",
-                          zsh_text(option.get_type_name()), zsh_action(option));
+                          zsh_text(option.get_type_name()), zsh_action(app, option));
     }
     text += "    " + shell_word(spec) + "\n";
   }
@@ -165,12 +178,12 @@ std::string zsh_function(const CLI::App& app) {
   std::string text = name +
                      "() {\n  local context state state_descr line\n"
                      "  typeset -A opt_args\n  local -a flags commands\n  flags=(\n";
-  for (const CLI::Option* option : flags_of(app)) text += zsh_flag(*option);
+  for (const CLI::Option* option : flags_of(app)) text += zsh_flag(app, *option);
   if (commands.empty()) {
     for (const CLI::Option* option : positionals_of(app)) {
       text += "    " +
               shell_word(fmt::format("{}:{}:{}", takes_many(*option) ? "*" : "",
-                                     zsh_text(option->get_type_name()), zsh_action(*option))) +
+                                     zsh_text(option->get_type_name()), zsh_action(app, *option))) +
               "\n";
     }
     return text + "  )\n  _arguments -s -S $flags\n}\n\n";
@@ -211,8 +224,8 @@ std::string fish_quoted(const std::string& text) {
   return out + "'";
 }
 
-std::string fish_values(const CLI::Option& option) {
-  const std::vector<std::string> choices = choices_of(option);
+std::string fish_values(const CLI::App& app, const CLI::Option& option) {
+  const std::vector<std::string> choices = proposals_of(app, option);
   const ValueKind kind = value_kind(option);
   std::string text;
   if (kind == ValueKind::kFile) text += " -F";
@@ -252,14 +265,14 @@ std::string fish_completion(CLI::App& root) {
                             fish_quoted(command->get_description()));
     }
     for (const CLI::Option* option : positionals_of(*app)) {
-      const std::string values = fish_values(*option);
+      const std::string values = fish_values(*app, *option);
       if (!values.empty()) script += start + values + "\n";
     }
     for (const CLI::Option* option : flags_of(*app)) {
       script += start;
       for (const std::string& s : option->get_snames()) script += " -s " + s;
       for (const std::string& l : option->get_lnames()) script += " -l " + l;
-      if (!is_switch(*option)) script += " -r" + fish_values(*option);
+      if (!is_switch(*option)) script += " -r" + fish_values(*app, *option);
       script += " -d " + fish_quoted(short_text(*option)) + "\n";
     }
   }

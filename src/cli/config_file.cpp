@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "base/check.h"
@@ -183,13 +184,18 @@ class TomlReader {
   std::vector<Setting> settings_;
 };
 
-std::string json_text(const Json& value, const std::string& key, const std::string& where) {
+std::string json_text(const Json& value, const std::string& where) {
+  constexpr double kWhole = 9007199254740992;  // 2^53
   if (value.is_string()) return value.get<std::string>();
+  if (value.is_number_float()) {  // 1e3 may be meant for a flag of whole numbers
+    const double number = value.get<double>();
+    if (std::trunc(number) == number && std::fabs(number) <= kWhole) {
+      return fmt::format("{}", static_cast<int64_t>(number));
+    }
+  }
   if (value.is_number() || value.is_boolean()) return value.dump();
-  fail(ErrorCode::kBadFile,
-       "[{}] expected text, a number, true, false or a list of them as '{}', "
-       "got {}",
-       where, printable(key), printable_json(value));
+  fail(ErrorCode::kBadFile, "[{}] expected text, a number, true, false or a list of them, got {}",
+       where, printable_json(value));
 }
 
 void add_json(const Json& object, const std::string& section, const std::string& where,
@@ -199,11 +205,12 @@ void add_json(const Json& object, const std::string& section, const std::string&
       add_json(value, section + (section.empty() ? "" : " ") + key, where, settings);
       continue;
     }
-    Setting setting{section, key, {}, value.is_array(), where};
+    const std::string path = section.empty() ? key : section + "." + key;
+    Setting setting{section, key, {}, value.is_array(), where + ", '" + printable(path) + "'"};
     if (value.is_array()) {
-      for (const Json& item : value) setting.values.push_back(json_text(item, key, where));
+      for (const Json& item : value) setting.values.push_back(json_text(item, setting.where));
     } else {
-      setting.values.push_back(json_text(value, key, where));
+      setting.values.push_back(json_text(value, setting.where));
     }
     settings->push_back(std::move(setting));
   }

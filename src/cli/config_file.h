@@ -12,7 +12,7 @@ struct Setting {
   std::string key;      // without the dashes of a flag
   std::vector<std::string> values;
   bool is_list = false;
-  std::string where;  // "run.toml:3" or "run.json"
+  std::string where;  // "run.toml:3" or "run.json, 'eval ppl.window'"
 };
 
 // A name that ends in .json is JSON: an object of settings, and of objects for commands. Anything

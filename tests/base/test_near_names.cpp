@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Distances between names, and the nearest of a list.
-#include "base/near_names.h"
-
 #include <gtest/gtest.h>
+
+#include "base/near_names.h"
 
 namespace mamba {
 namespace {

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of bad_input.py: good ones, and the same broken in many ways."""
+import bz2
+import gzip
 import json
+import lzma
 import os
 import shutil
 import struct
@@ -31,6 +34,7 @@ class Files:
         self.break_configs()
         self.make_golden()
         self.make_data()
+        self.make_others()
         self.make_states()
         self.make_run()
         self.break_gguf()
@@ -150,6 +154,24 @@ class Files:
         models.write("told.json", json.dumps({
             "dtype": "uint16", "count": 3, "vocab_size": 256, "tokenizer": "bytes",
             "tokenizer_hash": "0" * 16, "text_bytes": 3, "documents": 1}))
+
+    @staticmethod
+    def make_others():
+        """What is no text, and files in the way of what a command writes."""
+        packed = {"packed.txt.xz": lzma.compress(b"text"), "packed.gz": gzip.compress(b"text"),
+                  "packed.bz2": bz2.compress(b"text"), "packed.zst": b"\x28\xb5\x2f\xfd\x04\0\0text",
+                  "packed.zip": b"PK\x03\x04\x14\0", "zeros": b"a\0b\0c\0" * 100}
+        for name, content in packed.items():
+            models.write(name, content)
+        for name in "one", "two":
+            models.write(f"packed/{name}.xz", packed["packed.txt.xz"])
+        for name in ("README.md", "metrics.jsonl", "curves.svg", "config.json", "tokenizer_config.json",
+                     "chat_template.jinja"):
+            models.write(f"mine-{name}/{name}", '{"mine": true}\n')
+        models.write("data.json", '{"text": "good"}\n')
+        models.write("asked.jsonl", '{"prompt": "x"}\n')
+        models.write("one.jsonl", '{"prompt": "x"}')
+        models.write("settings.json", '{"generate": {"temp": -7}}')
 
     def make_golden(self):
         ids = (7).to_bytes(8, "little") * 6
