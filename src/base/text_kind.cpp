@@ -2,7 +2,6 @@
 // Magic numbers of what is taken for text by mistake.
 #include "base/text_kind.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -47,6 +46,18 @@ bool is_safetensors(std::string_view head) {
   return length > 1 && length <= kLargest && head[sizeof length] == '{';
 }
 
+// Zeros are in text by accident alone, other controls are rare there; of packed pictures or sound
+// each byte is about as frequent.
+bool is_binary(std::string_view head) {
+  size_t zeros = 0, controls = 0;
+  for (const char c : head) {
+    const auto byte = static_cast<unsigned char>(c);
+    zeros += byte == 0;
+    controls += byte < 8 || (byte > 13 && byte < 32 && byte != 27) || byte == 127;
+  }
+  return zeros * 256 > head.size() || (zeros > 0 && controls * 32 > head.size());
+}
+
 std::string filled(std::string text, const std::string& path) {
   const size_t at = text.find("{}");
   return at == std::string::npos ? text : text.replace(at, 2, printable(path, 200));
@@ -68,9 +79,8 @@ std::optional<NotText> not_text(std::string_view head, const std::string& path) 
   if (head.size() > kTar && head.substr(kTar).starts_with("ustar")) {
     return NotText{"a tar archive", filled("unpack it: tar -xf '{}'", path)};
   }
-  const auto zeros = static_cast<size_t>(std::count(head.begin(), head.end(), '\0'));
-  if (zeros * 256 <= head.size()) return std::nullopt;
-  return NotText{"no text (its bytes are 0 too often)",
+  if (!is_binary(head)) return std::nullopt;
+  return NotText{"no text (bytes of 0 and other controls)",
                  filled("name a text file; for a model of bytes: mamba-cpp tokenize --tokenizer "
                         "bytes -f '{}' --out FILE.bin",
                         path)};

@@ -16,9 +16,9 @@ struct NotText {
 
 inline constexpr size_t kTextHead = size_t{1} << 16;  // bytes that are looked at
 
-// By the first bytes of a file (kTextHead of them are enough): a magic number, or more NULs than
-// text has. `path` is for the advice. None for text, whatever its language, and for what is too
-// short to say.
+// By the first bytes of a file (kTextHead of them are enough): a magic number, or more NULs and
+// other controls than text has. `path` is for the advice. None for text, whatever its language, and
+// for what is too short to say.
 std::optional<NotText> not_text(std::string_view head, const std::string& path);
 
 // The same of the regular file at `path`; none where there is no such file to read.

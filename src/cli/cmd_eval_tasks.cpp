@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -16,7 +17,7 @@
 #include "cli/args.h"
 #include "cli/cmd_eval.h"
 #include "cli/eval_common.h"
-#include "cli/result_file.h"
+#include "cli/line_reader.h"
 #include "mamba/evaluate.h"
 #include "mamba/version.h"
 
@@ -172,8 +173,29 @@ void print(const TasksFlags& flags, const Model& model, const Tokenizer& tokeniz
   write_output(json_text(json));
 }
 
+// Whether earlier items lie at --output; throws invalid_argument for anything else there.
+bool has_results(const std::string& path) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return false;
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    try {
+      LineReader lines(path);
+      std::string line;
+      if (!lines.next(&line)) return true;  // empty
+      const Json item = parse_json(line, path);
+      if (has_member(item, "task") && has_member(item, "log_likelihoods")) return true;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kBadFile) throw;
+    }
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[--output] expected a new file, or results of eval tasks to replace, got {}, which is "
+       "something else; give another name",
+       printable(path, 200));
+}
+
 int run_tasks(const TasksFlags& flags) {
-  if (!flags.output.empty()) check_result_path(flags.output, false, false);
+  const bool replaces = !flags.output.empty() && has_results(flags.output);
   std::vector<Task> tasks;
   for (const std::string& name : parse_tasks(flags.tasks)) {
     tasks.push_back(load_task(name, flags.data, flags.limit));
@@ -187,8 +209,12 @@ int run_tasks(const TasksFlags& flags) {
   const std::vector<TaskResult> results =
       run_all(flags, model, *tokenizer, tasks, output ? &*output : nullptr);
   const bool partial = results.size() < tasks.size() || results.back().partial();
-  if (output && !partial) output->commit();
-  if (output && partial) fmt::print(stderr, "note: interrupted; {} is not written\n", flags.output);
+  if (output && (!partial || (!replaces && output->size() > 0))) {
+    output->commit();
+  } else if (output) {
+    fmt::print(stderr, "note: interrupted; {} {}\n", printable(flags.output, 200),
+               replaces ? "stays as it was" : "is not written");
+  }
   print(flags, model, *tokenizer, results, partial);
   return partial ? 130 : 0;
 }
@@ -208,8 +234,7 @@ CommandRun add_eval_tasks(CLI::App& parent) {
   add_text(*app, "--data", &f->data, "FOLDER", "Folder of <task>.jsonl files")->required();
   add_int(*app, "--limit", &f->limit, 1, INT64_MAX, "Only the first N items of each task")
       ->default_str("");
-  add_text(*app, "-o,--output", &f->output, "FILE",
-           "Also write one line of JSON for each item, to a new file");
+  add_text(*app, "-o,--output", &f->output, "FILE", "Also write one line of JSON for each item");
   add_int(*app, "--batch-size", &f->batch_size, 1, 1 << 16,
           "Items computed together; changes no result");
   add_int(*app, "--max-length", &f->max_length, 0, 1 << 24,

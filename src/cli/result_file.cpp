@@ -28,15 +28,16 @@ constexpr std::string_view kBegin = "{\"index\":";  // of every line of results
 
 }  // namespace
 
-void check_result_path(const std::string& path, bool resume, bool can_resume) {
+void check_result_path(const std::string& path, bool resume) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored)) {
     fail(ErrorCode::kInvalidArgument, "[{}] expected a file name, got a folder; give a file", path);
   }
   if (resume || !std::filesystem::exists(path, ignored)) return;
   fail(ErrorCode::kInvalidArgument,
-       "[--output] expected a new file, got '{}', which is there; {}give another name", path,
-       can_resume ? "go on with it by --resume or " : "");
+       "[--output] expected a new file, got '{}', which is there; go on with it by --resume or "
+       "give another name",
+       path);
 }
 
 ResultFile::ResultFile(const std::string& path, bool resume) : path_(path) {

@@ -13,9 +13,8 @@
 
 namespace mamba::cli {
 
-// Throws invalid_argument if --output names a folder, or a file that is there: with --resume none
-// but one of results is taken, `can_resume` says whether there is that flag.
-void check_result_path(const std::string& path, bool resume, bool can_resume = true);
+// Throws invalid_argument if --output names a folder, or a file that is there without --resume.
+void check_result_path(const std::string& path, bool resume);
 
 class ResultFile {
  public:

@@ -124,8 +124,8 @@ TEST(json, lists_of_integers_are_checked_one_by_one) {
 TEST(json, messages_stay_one_short_printable_line) {
   EXPECT_EQ(printable("a\n\x01\xff z"), "a??? z");
   EXPECT_EQ(printable(std::string(100, 'a'), 5), "aaaaa...");
-  EXPECT_EQ(printable("日本=5", 4), "日本=5");
-  EXPECT_EQ(printable("日本=5", 2), "日本...");
+  EXPECT_EQ(printable("\xE6\x97\xA5\xE6\x9C\xAC=5", 4), "\xE6\x97\xA5\xE6\x9C\xAC=5");
+  EXPECT_EQ(printable("\xE6\x97\xA5\xE6\x9C\xAC=5", 2), "\xE6\x97\xA5\xE6\x9C\xAC...");
   EXPECT_EQ(printable("a\u0085\u202eb\u200b\xe6\x97"), "a??b???");
   EXPECT_EQ(printable_json(Json("\xff")), "\"\\ufffd\"");
 }

@@ -38,6 +38,9 @@ TEST(text_kind, others_are_named) {
   EXPECT_EQ(kind("\xFF\xFEI\0t\0"sv), "text in UTF-16");
   EXPECT_EQ(kind(std::string(257, 'a') + "ustar"), "a tar archive");
   EXPECT_NE(kind("a\0b\0"sv), "text");
+  std::string every;  // of random bytes, one in 256 is 0
+  for (int i = 0; i < 1024; ++i) every += static_cast<char>(i * 7);
+  EXPECT_NE(kind(every), "text");
   EXPECT_EQ(not_text("\xFD"
                      "7zXZ\0"sv,
                      "my file.xz")

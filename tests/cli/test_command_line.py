@@ -257,8 +257,10 @@ class CommandLine(unittest.TestCase):
                       self.complaint(*base, env={"MAMBA_CPP_GENERATE_ISA": "sse9"}))
         path = settings("warm.toml", "\n[generate]\ntemp = warm\n")
         self.assertIn("[warm.toml:3] expected a number", self.complaint(*base, "--config", path))
+        path = settings("ten.json", {"generate": {"max_new_tokens": 1e0}})
+        run(*base, "--config", path)
         path = settings("warm.json", {"generate": {"temp": "warm"}})
-        self.assertIn("[warm.json] expected a number", self.complaint(*base, "--config", path))
+        self.assertIn("[warm.json, 'generate.temp'] expected a number", self.complaint(*base, "--config", path))
 
     def test_wrong_settings(self):
         base = ["generate", "-m", "model", "-p", "x", "--config"]
@@ -434,6 +436,10 @@ class Completion(unittest.TestCase):
         self.assertEqual(offers("mamba-cpp generate -p "), [])
         self.assertEqual(offers("mamba-cpp completion z"), ["zsh"])
         self.assertEqual(offers("mamba-cpp inspect fi"), ["file.txt"])
+        # Words that stand in no list of the help's.
+        self.assertEqual(offers("mamba-cpp help ev"), ["eval"])
+        self.assertIn("q4_k_m", offers("mamba-cpp quantize a b q4"))
+        self.assertIn("piqa", offers("mamba-cpp eval tasks --tasks p"))
         # A command's name as a value of a flag is no command.
         self.assertEqual(offers("mamba-cpp generate -m model --dtype f"), ["f32"])
 
