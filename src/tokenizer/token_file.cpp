@@ -82,6 +82,10 @@ void expect_token_file_place(const std::string& flag, const std::string& path,
          "another one",
          flag, printable(path, 200), out == path ? "" : " with the description of the tokens");
   }
+  if (std::filesystem::is_directory(path, ignored)) {
+    fail(ErrorCode::kInvalidArgument, "[{}] expected a file name, got the folder '{}'; give a file",
+         flag, printable(path, 200));
+  }
   const bool has_tokens = std::filesystem::exists(path, ignored);
   const bool has_info = std::filesystem::exists(info, ignored);
   if (has_info ? describes_tokens(info) : !has_tokens) return;
