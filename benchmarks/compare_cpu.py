@@ -22,7 +22,12 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from rivals import chart, engines  # noqa: E402
+try:
+    from rivals import chart, engines  # noqa: E402
+except ModuleNotFoundError as missing:
+    if not {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(f"compare_cpu.py: expected the Python package {missing.name}, found none; "
+                 "pip install numpy gguf")
 
 VARIANTS = ("mamba1", "mamba2")
 TYPES = ("f32", "bf16", "8bit", "4bit")

@@ -64,26 +64,35 @@ class SpeedCommand {
   int run() {
     catch_interrupt();
     bool begun = false;
-    for (const std::string& path : grid_.models) {
-      for (const std::string& dtype : grid_.dtypes) {
-        for (const int64_t threads : grid_.threads) {
-          const RunOptions run = {flags_.isa, threads, dtype};
-          const auto begin = [&] {  // once the first model is there: an error prints nothing else
-            if (!begun) write_output(report_.begin());
-            begun = true;
-          };
-          run_inference(path, run, begin);
-          run_training(path, run, begin);
-        }
-      }
+    try {
+      run_grid(&begun);
+    } catch (...) {
+      if (begun) write_output(report_.end());  // what was measured stays readable
+      throw;
     }
     write_output(report_.end());
     return 0;
   }
 
  private:
+  void run_grid(bool* begun) {
+    for (const std::string& path : grid_.models) {
+      for (const std::string& dtype : grid_.dtypes) {
+        for (const int64_t threads : grid_.threads) {
+          const RunOptions run = {flags_.isa, threads, dtype, flags_.state_dtype};
+          const auto begin = [&] {  // once the first model is there: an error prints nothing else
+            if (!*begun) write_output(report_.begin());
+            *begun = true;
+          };
+          run_inference(path, run, begin);
+          run_training(path, run, begin);
+        }
+      }
+    }
+  }
+
   // One row for a model, with what does not change from test to test.
-  static BenchRow first_row(const std::string& path, const RunOptions& run, BenchModel& bench) {
+  static BenchRow first_row(const std::string& path, BenchModel& bench) {
     Model& model = bench.model;
     BenchRow row;
     row.model_filename = path;
@@ -93,7 +102,7 @@ class SpeedCommand {
     row.random_weights = bench.random;
     row.backend = model.device_name();
     row.isa = model.network().device().kernels().name;
-    row.dtype = run.dtype;
+    row.dtype = dtype_name(model.dtype());  // of a file of blocks its own, whatever was asked for
     row.n_threads = model.network().device().threads();
     row.load_seconds = bench.load_seconds;
     row.state_bytes = model.new_state(1).bytes_per_sequence();
@@ -114,7 +123,7 @@ class SpeedCommand {
     reset_peak_rss();
     BenchModel bench = open_bench_model(path, model_options(run));
     begin();
-    const BenchRow first = first_row(path, run, bench);
+    const BenchRow first = first_row(path, bench);
     for (const int64_t depth : grid_.depth) {
       for (const int64_t batch : grid_.batch) {
         for (const int64_t ubatch : grid_.ubatch) {
@@ -248,6 +257,10 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   app.add_flag("--no-warmup", f->no_warm_up, "Time the first run too")->group("Tests");
   add_text(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core")
       ->default_str(f->threads);
+  add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
+             "Type of the recurrent states");
+  add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
+                     "this version runs on the processor alone");
   add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl"}, "Form of the result");
   app.add_flag("--json", f->json, "As -o json");
 }

@@ -16,7 +16,7 @@ namespace mamba::cli {
 struct SpeedFlags {
   std::string models, prompt = "512", gen = "128", prompt_gen, depth = "0";
   std::string batch = "2048", ubatch = "512", threads = "0", sequences = "1", train;
-  std::string dtypes = "f32", isa = "auto", output = "md";
+  std::string dtypes = "f32", state_dtype = "f32", isa = "auto", output = "md";
   int64_t repetitions = 5;
   bool no_warm_up = false, json = false;
 };

@@ -25,7 +25,11 @@ PerplexityResult evaluate_perplexity(Model& model, const TokenSource& source,
     targets.assign(window.ids + 1, window.ids + window.length);
     std::fill(targets.begin(), targets.begin() + (window.first_target - 1), -1);
     nll.resize(static_cast<size_t>(inputs));
-    model.score(window.ids, targets.data(), inputs, state, nll.data());
+    // A bf16 state is rounded after every call: token by token, as in decoding.
+    const int64_t step = state.dtype() == DType::kBF16 ? 1 : inputs;
+    for (int64_t at = 0; at < inputs; at += step) {
+      model.score(window.ids + at, targets.data() + at, step, state, nll.data() + at);
+    }
     expect_finite(nll.data(), inputs, "eval ppl");
     for (int64_t i = window.first_target; i < window.length; ++i) {
       const double value = nll[static_cast<size_t>(i - 1)];

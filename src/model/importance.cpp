@@ -3,6 +3,7 @@
 #include "model/importance.h"
 
 #include <cmath>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -51,7 +52,8 @@ void add_tensor(const GgufFile& file, const TensorInfo& tensor, Importance* out)
 }  // namespace
 
 Importance read_importance(const std::string& path) {
-  if (!is_gguf_file(path)) {
+  std::error_code ignored;  // what is no file, GgufFile tells best
+  if (std::filesystem::is_regular_file(path, ignored) && !is_gguf_file(path)) {
     fail(ErrorCode::kUnsupported,
          "[{}] expected an importance matrix in GGUF form, got another file; make it with "
          "mamba-cpp imatrix, or llama-imatrix --output-format gguf",

@@ -2,6 +2,8 @@
 // Reading the tokenizer of a GGUF file as a tokenizer.json.
 #include "tokenizer/gguf_tokenizer.h"
 
+#include <algorithm>
+
 #include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/utf8.h"
@@ -92,9 +94,24 @@ Vocabulary read_vocabulary(const GgufFile& file) {
   return v;
 }
 
-Json read_merges(const GgufFile& file) {
+// More than one byte, each of which is one letter here.
+bool is_merged(const std::string& token) {
+  const auto begins = [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; };
+  return std::count_if(token.begin(), token.end(), begins) > 1;
+}
+
+Json read_merges(const GgufFile& file, const Vocabulary& vocabulary) {
   Json merges = Json::array();
-  if (file.find_value(kGgufMerges) == nullptr) return merges;
+  if (file.find_value(kGgufMerges) == nullptr) {
+    for (const auto& [token, id] : vocabulary.tokens.items()) {
+      if (!is_merged(token)) continue;
+      fail(ErrorCode::kBadFile,
+           "[{}] expected the key \"{}\" beside tokens of several bytes like \"{}\", found none; "
+           "texts cannot be read without it, convert the model again",
+           file.where(), kGgufMerges, printable(token));
+    }
+    return merges;
+  }
   const std::vector<std::string>& list = file.get_strings(kGgufMerges);
   for (size_t i = 0; i < list.size(); ++i) {
     if (valid_utf8_prefix(list[i]) != list[i].size()) {
@@ -154,7 +171,7 @@ Json tokenizer_json_of(const GgufFile& file) {
            file.where(), kGgufRest, printable_json(model));
     }
     model["vocab"].update(vocabulary.tokens);
-    model["merges"] = read_merges(file);
+    model["merges"] = read_merges(file, vocabulary);
     return json;
   }
   const GgufWords words = words_of_gguf(file.get_string("tokenizer.ggml.pre", ""), file.where());
@@ -168,7 +185,7 @@ Json tokenizer_json_of(const GgufFile& file) {
            {{"type", "BPE"},
             {"ignore_merges", words.ignore_merges},
             {"vocab", vocabulary.tokens},
-            {"merges", read_merges(file)}}}};
+            {"merges", read_merges(file, vocabulary)}}}};
 }
 
 Json tokenizer_config_of(const GgufFile& file) {

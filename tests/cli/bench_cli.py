@@ -105,6 +105,20 @@ class BenchTest(unittest.TestCase):
                          ("train 2x16", 16, 2))
         self.assertEqual(len(train["samples_ns"]), 3)
 
+    def test_flags_of_others_and_types_of_states(self):
+        (row,) = rows("-p", "8", "-n", "0", "-ngl", "99", "--state-dtype", "bf16")
+        (wide,) = rows("-p", "8", "-n", "0")
+        self.assertEqual(row["state_bytes"] * 2, wide["state_bytes"])
+
+    def test_what_was_measured_before_an_error_is_json(self):
+        with open("damaged.gguf", "wb") as file:
+            file.write(b"GGUF")
+        arguments = ("-p", "8", "-n", "0", "-r", "1", "-o", "json")
+        result = subprocess.run([PROGRAM, "bench", "-m", "model,damaged.gguf", *arguments],
+                                capture_output=True, text=True, timeout=300)
+        self.assertEqual(result.returncode, 3)
+        self.assertEqual(len(json.loads(result.stdout)), 1)
+
     def test_markdown(self):
         text = bench("-p", "4", "-n", "2", "-d", "3")
         lines = text.splitlines()

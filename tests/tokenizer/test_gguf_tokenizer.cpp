@@ -145,6 +145,12 @@ TEST(gguf_tokenizer, refuses_what_it_would_get_wrong) {
   };
   refuses("tokenizer.ggml.merges", GgufValue::strings({"a c"}), {"merge 0", "'c'"});
   refuses("tokenizer.ggml.merges", GgufValue::u32(1), {"array of strings"});
+  GgufMetadata unmerged = m;
+  unmerged.erase("tokenizer.ggml.merges");
+  EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"expected the key \"tokenizer.ggml.merges\"", "ab"},
+                         [&] { load(unmerged); }));
+  unmerged["tokenizer.ggml.tokens"] = GgufValue::strings({"a", "b"});
+  load(unmerged);  // single bytes need none
   refuses("tokenizer.ggml.tokens", GgufValue::strings({"a", "b", "a"}), {"\"a\" again"});
   refuses("tokenizer.ggml.tokens", GgufValue::strings({"a", "b", "\xff"}), {"UTF-8"});
   refuses("tokenizer.ggml.token_type", GgufValue::i32_list({1}), {"3 types", "got 1"});
