@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/scan.h"
+#include "kernels/state_ref.h"
 #include "kernels/with_float.h"
 
 namespace mamba::MAMBA_ISA {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/ssd.h"
+#include "kernels/state_ref.h"
 #include "kernels/with_float.h"
 
 namespace mamba::MAMBA_ISA {
