@@ -220,11 +220,7 @@ class ChatCommand {
       write_output(piece);
     };
     last_ = ask(o);
-    if (flags_.json) {
-      write_output(json_text(answer_json(), -1));
-    } else if (last != '\n' || !begun) {
-      write_output("\n");
-    }
+    if (!flags_.json && (last != '\n' || !begun)) write_output("\n");
     if (last_.reread_tokens > 0 && !told_reread_) {
       told_reread_ = true;
       note(
@@ -232,12 +228,23 @@ class ChatCommand {
                       "once)",
                       last_.reread_tokens));
     }
-    if (interrupted()) {
-      if (!input_->is_terminal()) fail(ErrorCode::kCancelled, "interrupted");
-      clear_interrupt();
-      note(last_.dropped ? "interrupted; the message does not count" : "interrupted");
+    try {
+      if (interrupted()) {
+        if (!input_->is_terminal()) fail(ErrorCode::kCancelled, "interrupted");
+        clear_interrupt();
+        note(last_.dropped ? "interrupted; the message does not count" : "interrupted");
+      }
+      changed();
+    } catch (...) {
+      write_json();
+      throw;
     }
-    changed();
+    write_json();
+  }
+
+  // After the session is saved: who has read the line finds the turn in the session's file.
+  void write_json() const {
+    if (flags_.json) write_output(json_text(answer_json(), -1));
   }
 
   // A line for each answer with --json.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
 #include "mamba/model.h"
 #include "mamba/quantize.h"
@@ -178,38 +179,54 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
   return error / size;
 }
 
-// The reference rounds x as the fast kernels do; a value next to a half may fall on either side,
-// which changes it by a step, 1/127 of the largest value of a block. That is rare: most texts have
-// none.
+constexpr int64_t kTexts = 9, kTextLength = 3;
+
+std::vector<std::vector<float>> logits_of_texts(const std::string& mixer, DType type,
+                                                const std::string& device) {
+  const std::vector<int32_t> ids = tokens_of(kTexts * kTextLength);
+  Model model = model_of(mixer, type, device);
+  std::vector<std::vector<float>> all;
+  for (int64_t i = 0; i < kTexts; ++i) {
+    const auto at = ids.begin() + i * kTextLength;
+    State state = model.new_state(1);
+    all.push_back(run(model, {at, at + kTextLength}, kTextLength, state));
+  }
+  return all;
+}
+
+// How many texts differ. A value of x next to a half may be rounded to either side, which changes
+// it by a step, 1/127 of the largest value of a block, and nothing bounds the logits more closely
+// then; all other texts are equal to within the rounding of f32.
+int64_t texts_that_differ(const std::vector<std::vector<float>>& got,
+                          const std::vector<std::vector<float>>& want) {
+  int64_t count = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double error = relative_error(got[i], want[i]);
+    EXPECT_LE(error, 2.0 / 127);
+    count += error > 2e-6;
+  }
+  return count;
+}
+
+// In f64 a half is met by one text in eight, in the f32 of another order by one in fifty.
 TEST(WeightTypes, EveryBackendComputesTheSame) {
-  const int64_t L = 3, kTexts = 9;
-  const std::vector<int32_t> ids = tokens_of(kTexts * L);
-  const auto text = [&](int64_t i) {
-    return std::vector<int32_t>(ids.begin() + i * L, ids.begin() + (i + 1) * L);
-  };
+  std::map<std::string, int64_t> differ;
+  int64_t texts = 0;
   for (const char* mixer : {"mamba1", "mamba2"}) {
     for (DType type : kTypes) {
-      Model reference = model_of(mixer, type, "ref64");
-      std::vector<std::vector<float>> want;
-      for (int64_t i = 0; i < kTexts; ++i) {
-        State begin = reference.new_state(1);
-        want.push_back(run(reference, text(i), L, begin));
-      }
+      const auto want = logits_of_texts(mixer, type, "ref");
+      texts += kTexts;
       for (const std::string& device : Device::available()) {
-        if (device == "ref64") continue;
+        if (device == "ref") continue;
         SCOPED_TRACE(std::string(mixer) + " " + dtype_name(type) + " " + device);
-        Model model = model_of(mixer, type, device);
-        int64_t equal = 0;
-        for (int64_t i = 0; i < kTexts; ++i) {
-          State state = model.new_state(1);
-          const double error =
-              relative_error(run(model, text(i), L, state), want[static_cast<size_t>(i)]);
-          EXPECT_LE(error, 2.0 / 127);
-          equal += error <= 1e-4;
-        }
-        EXPECT_GT(equal, kTexts / 2);
+        const int64_t count = texts_that_differ(logits_of_texts(mixer, type, device), want);
+        EXPECT_LE(count, 2);
+        differ[device] += count;
       }
     }
+  }
+  for (const auto& [device, count] : differ) {
+    EXPECT_LE(count, texts / (device == "ref64" ? 8 : 20)) << device;
   }
 }
 
