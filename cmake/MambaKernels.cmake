@@ -1,5 +1,5 @@
 # mamba_add_kernels(target stem...): <stem>_ref.cpp once, <stem>_cpu.cpp once per ISA with that ISA's
-# flags and MAMBA_ISA set to its name, and a table per backend.
+# flags and MAMBA_ISA set to its name, <stem>_cuda.cu where there is CUDA, and a table per backend.
 set(MAMBA_ISAS base avx2 avx512 avx512_bf16)
 set(MAMBA_ISA_FLAGS_base)
 set(MAMBA_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
@@ -28,4 +28,5 @@ function(mamba_add_kernels target)
     target_link_libraries(${object} PRIVATE mamba_options OpenMP::OpenMP_CXX DNNL::dnnl)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
   endforeach()
+  mamba_add_cuda(${target} ${ARGN})
 endfunction()

@@ -21,7 +21,7 @@ Finding = namedtuple("Finding", "path line rule message")
 MAX_LINES = 600
 MAX_COLUMNS = 100
 SKIPPED_FOLDERS = {".git", ".cache", "__pycache__", "build", "models"}
-CXX = {".h", ".cpp", ".def", ".inc"}
+CXX = {".h", ".cpp", ".def", ".inc", ".cu", ".cuh"}
 HAS_SPDX = CXX | {".py", ".sh"}
 TEXT = HAS_SPDX | {".cmake", ".md", ".in", ".json"}
 
@@ -30,7 +30,8 @@ HEIGHT = {"base": 0, "quant": 1, "device": 1, "formats": 2, "kernels": 2, "token
           "generate": 5, "eval": 5, "bench": 6, "cli": 7}
 # Device owns a table of kernels, so that file stands above kernels/ while the stream, memory and CPU
 # features of its folder stand below.
-HEIGHT_OF_FILE = {"src/device/device.h": 3, "src/device/device.cpp": 3}
+HEIGHT_OF_FILE = {f"src/device/{name}": 3 for name in
+                  ("device.h", "device.cpp", "cuda.h", "cuda.cpp", "cuda_absent.cpp")}
 
 LIBRARY = ("src/", "include/")
 PRINTS_AND_EXITS = re.compile(
@@ -191,13 +192,14 @@ def check_library_is_silent(tree):
 
 
 def check_kernels(tree):
-    """A stem of mamba_add_kernels has contract, reference, CPU code, test and table entry."""
+    """A stem of mamba_add_kernels has contract, reference, CPU and CUDA code, test and table entry."""
     call = re.search(r"mamba_add_kernels\(\s*\w+\s+([^)]*)\)", tree.get("CMakeLists.txt", ""))
     stems = call.group(1).split() if call else []
     table = re.findall(r"^MAMBA_KERNEL\((\w+)", tree.get("src/kernels/kernels.def", ""), re.M)
     for stem in stems:
         for needed in (f"src/kernels/{stem}.h", f"src/kernels/{stem}_ref.cpp",
-                       f"src/kernels/{stem}_cpu.cpp", f"tests/kernels/test_{stem}.cpp"):
+                       f"src/kernels/{stem}_cpu.cpp", f"src/kernels/{stem}_cuda.cu",
+                       f"tests/kernels/test_{stem}.cpp"):
             if needed not in tree:
                 yield Finding("CMakeLists.txt", 1, "kernel", f"kernel '{stem}' lacks {needed}")
         if not any(entry == stem or entry.startswith(stem + "_") for entry in table):
@@ -207,8 +209,10 @@ def check_kernels(tree):
             yield Finding("src/kernels/kernels.def", 1, "kernel",
                           f"'{entry}' belongs to no stem of mamba_add_kernels")
     for path in tree:
-        match = re.fullmatch(r"src/kernels/(\w+)_(?:ref|cpu)\.cpp", path)
-        if match and match.group(1) not in stems:
+        match = re.fullmatch(r"src/kernels/(\w+)_(?:ref\.cpp|cpu\.cpp|cuda\.cu)", path)
+        # A CUDA kernel may have parts: <stem>_<part>_cuda.cu.
+        if match and not any(match.group(1) == stem or path.endswith(".cu") and
+                             match.group(1).startswith(stem + "_") for stem in stems):
             yield Finding(path, 1, "kernel", "not in mamba_add_kernels of CMakeLists.txt")
 
 
@@ -217,7 +221,7 @@ def check_isa_files(tree):
     would be weak symbols, and the linker might keep the copy that an old CPU cannot run."""
     for path, text in tree.items():
         per_isa = path.startswith("src/kernels/") and not path.endswith(
-            ("_ref.cpp", "_onednn.cpp", "/table.cpp"))
+            ("_ref.cpp", "_onednn.cpp", "/table.cpp", ".cu", ".cuh", "/matrix_library.cpp"))
         if not per_isa:
             continue
         for line, quote, name in includes_of(text):

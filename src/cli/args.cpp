@@ -190,15 +190,18 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
   }
   app.add_option_function<std::string>(
          "--device,--device-map",
-         [](const std::string& text) {
-           if (text == "cpu" || text == "auto" || text == "none") return;
-           fail(ErrorCode::kInvalidArgument,
-                "[--device] expected cpu, which is all that this version runs on, got '{}'; leave "
-                "it out",
-                printable(text));
+         [options](const std::string& text) {
+           const bool cpu = text == "cpu" || text == "auto" || text == "none";
+           if (!cpu && text.rfind("cuda", 0) != 0) {
+             fail(ErrorCode::kInvalidArgument,
+                  "[--device] expected cpu, cuda or cuda:N, got '{}'; --list-devices says what is "
+                  "here",
+                  printable(text));
+           }
+           options->device = cpu ? "cpu" : text;
          },
-         "Where to run: the processor")
-      ->type_name("cpu");
+         "Where to run: the processor, or an NVIDIA GPU")
+      ->type_name("cpu|cuda|cuda:N");
   app.add_flag("--list-devices", options->list_devices,
                "List what this machine can run on, and end");
   add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
@@ -212,9 +215,17 @@ void add_state_dtype(CLI::App& app, RunOptions* options) {
 
 ModelOptions model_options(const RunOptions& options) {
   ModelOptions model;
-  model.device = options.isa == "auto"  ? "cpu"
-                 : options.isa == "ref" ? "ref"
-                                        : "cpu:" + options.isa;
+  if (options.device != "cpu" && options.isa != "auto") {
+    fail(ErrorCode::kInvalidArgument,
+         "[--isa] expected no instruction set of the processor with --device {}, got '{}'; leave "
+         "one "
+         "of them out",
+         options.device, options.isa);
+  }
+  model.device = options.device != "cpu" ? options.device
+                 : options.isa == "auto" ? "cpu"
+                 : options.isa == "ref"  ? "ref"
+                                         : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
   model.dtype = weight_dtype_of(options.dtype);
   if (options.pin && !pin_threads(model.threads)) {

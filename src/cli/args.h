@@ -52,6 +52,7 @@ struct RunOptions {
   std::string state_dtype = "f32";
   bool pin = false;
   bool list_devices = false;  // answered before the command runs
+  std::string device = "cpu";  // or "cuda", "cuda:N"
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();

@@ -4,28 +4,31 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 #include "base/buf.h"
 #include "base/check.h"
+#include "device/device_memory.h"
 
 namespace mamba {
 
-// 64-byte aligned memory of fixed size, zeroed.
+// What gives an AlignedBlock back.
+struct ReleaseMemory {
+  DeviceMemory* memory = nullptr;
+  void operator()(void* p) const { memory->release(p); }
+};
+
+// Memory of fixed size on one device, zeroed, aligned to 64 bytes or more.
 class AlignedBlock {
  public:
   AlignedBlock() = default;
-  // Throws out_of_memory saying what the memory was for.
-  AlignedBlock(int64_t bytes, const char* purpose);
+  // Throws out_of_memory saying what the memory was for. `memory` must outlive the block.
+  AlignedBlock(int64_t bytes, const char* purpose, DeviceMemory& memory = host_memory());
   void* data() const { return data_.get(); }
   int64_t size() const { return size_; }
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> data_;
+  std::unique_ptr<void, ReleaseMemory> data_;
   int64_t size_ = 0;
 };
 

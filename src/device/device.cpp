@@ -4,9 +4,12 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstdlib>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "device/cpu_features.h"
 
 namespace mamba {
@@ -64,6 +67,7 @@ void give_memory(Stream& stream, void* data) {
 
 std::vector<std::string> Device::available() {
   std::vector<std::string> names;
+  for (int i = 0; i < cuda::inventory().count; ++i) names.push_back(fmt::format("cuda:{}", i));
   for (const Backend& b : backends()) {
     if (b.available) names.emplace_back(b.name);
   }
@@ -74,6 +78,9 @@ std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
   if (options.threads < 0 || options.threads > 1024) {
     fail(ErrorCode::kInvalidArgument, "[device] expected threads in 0..1024 (0: all), got {}",
          options.threads);
+  }
+  if (options.name.rfind("cuda", 0) == 0) {
+    return create_cuda(options.name);
   }
   for (const Backend& b : backends()) {
     const bool best = options.name == "cpu" && b.available;
@@ -94,21 +101,56 @@ std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
     device->stream_.owner = device.get();
     return device;
   }
-  fail(ErrorCode::kInvalidArgument, "[device] expected one of cpu, {}; got '{}'",
+  fail(ErrorCode::kInvalidArgument, "[device] expected one of cpu, cuda, {}; got '{}'",
        fmt::join(available(), ", "), options.name);
 }
 
-Device::~Device() { std::free(stream_.scratch_data); }
+std::unique_ptr<Device> Device::create_cuda(const std::string& name) {
+  int index = 0;
+  const char* end = name.data() + name.size();
+  if (name != "cuda") {
+    const char* digits = name.data() + std::min<size_t>(5, name.size());
+    const auto [stop, error] = std::from_chars(digits, end, index);
+    if (name[4] != ':' || error != std::errc() || stop != end || index < 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "[device] expected cpu, cuda or cuda:N with N from 0, got '{}'", printable(name));
+    }
+  }
+  const cuda::Inventory inventory = cuda::inventory();
+  if (inventory.count == 0) {
+    fail(ErrorCode::kDevice,
+         "[device] expected an NVIDIA GPU for '{}', got none: {}; use one of {}", name,
+         inventory.why_none, fmt::join(available(), ", "));
+  }
+  if (index >= inventory.count) {
+    fail(ErrorCode::kDevice, "[device] expected cuda:0 to cuda:{} ({} GPU{} here), got '{}'",
+         inventory.count - 1, inventory.count, inventory.count == 1 ? "" : "s", name);
+  }
+  std::unique_ptr<Device> device(new Device);
+  device->name_ = fmt::format("cuda:{}", index);
+  device->stream_.owner = device.get();
+  device->connection_ = cuda::connect(index, device->name_, device->stream_);
+  device->kernels_ = &cuda::kernels();
+  return device;
+}
+
+Device::~Device() {
+  if (connection_ == nullptr) std::free(stream_.scratch_data);
+}
 
 void Device::sync() {
+  if (stream_.failed == nullptr) memory().wait();
   if (stream_.failed == nullptr) return;
   const std::string what = stream_.failed;
+  const std::string why =
+      stream_.failed_why != nullptr ? std::string(": ") + stream_.failed_why : "";
   const int64_t bytes = stream_.failed_bytes;
-  stream_.failed = nullptr;
+  stream_.failed = stream_.failed_why = nullptr;
   stream_.failed_bytes = 0;
-  fail(bytes > 0 ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
-       "[device {}] {} failed{}; use smaller batches or sequences", name_, what,
-       bytes > 0 ? fmt::format(" asking for {} bytes", bytes) : "");
+  if (bytes == 0) fail(ErrorCode::kDevice, "[device {}] {} failed{}", name_, what, why);
+  fail(ErrorCode::kOutOfMemory,
+       "[device {}] {} failed asking for {} bytes{}; use smaller batches or sequences", name_, what,
+       bytes, memory().on_host() ? "" : fmt::format(" ({:.0f} are free)", memory().free_bytes()));
 }
 
 }  // namespace mamba

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "device/cuda.h"
+#include "device/device_memory.h"
 #include "device/pool.h"
 #include "device/stream.h"
 #include "kernels/kernels.h"
@@ -18,14 +20,15 @@ namespace mamba {
 struct DeviceOptions {
   // "cpu" (the best for this CPU), "cpu:base", "cpu:avx2", "cpu:avx512", "cpu:avx512_bf16",
   // "cpu:onednn" (the best ISA, bf16 products by oneDNN; "cpu" means this one where there is AMX),
-  // "ref" (scalar reference in f32) or "ref64" (in f64).
+  // "ref" (scalar reference in f32) or "ref64" (in f64); "cuda" (the first NVIDIA GPU), "cuda:N".
   std::string name = "cpu";
   int threads = 0;  // 0: one per physical core that this process may use
 };
 
 class Device {
  public:
-  // Throws invalid_argument for an unknown name, device for an ISA that this CPU lacks.
+  // Throws invalid_argument for an unknown name, device for an ISA that this CPU lacks or a GPU
+  // that is not there.
   static std::unique_ptr<Device> create(const DeviceOptions& options = {});
   ~Device();
   Device(const Device&) = delete;
@@ -36,11 +39,14 @@ class Device {
   void set_kernels(const Kernels& kernels) { kernels_ = &kernels; }
   Stream& stream() { return stream_; }
   Pool& pool() { return pool_; }
+  // Where the buffers of kernels lie.
+  DeviceMemory& memory() { return connection_ ? connection_->memory() : host_memory(); }
   // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
   DType real() const { return real_; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
   int threads() const { return stream_.threads; }
-  // Throws what the stream has recorded since the last call: out_of_memory or device, kernel named.
+  // Waits for everything enqueued and throws what the stream has recorded since the last call:
+  // out_of_memory or device, kernel named.
   void sync();
 
   // Names that create() accepts on this machine, best first.
@@ -48,11 +54,13 @@ class Device {
 
  private:
   Device() = default;
+  static std::unique_ptr<Device> create_cuda(const std::string& name);
   const Kernels* kernels_ = nullptr;
   Stream stream_;
   Pool pool_;
   DType real_ = DType::kF32;
   std::string name_;
+  std::unique_ptr<cuda::Connection> connection_;  // of a CUDA device
 };
 
 }  // namespace mamba

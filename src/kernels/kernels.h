@@ -21,7 +21,7 @@
 namespace mamba {
 
 struct Kernels {
-  const char* name;  // "ref", "base", "avx2", "avx512", "avx512_bf16", "onednn"
+  const char* name;  // "ref", "base", "avx2", "avx512", "avx512_bf16", "onednn", "cuda"
 #define MAMBA_KERNEL(function, Args) void (*function)(Stream&, const Args&) noexcept;
 #include "kernels/kernels.def"
 #undef MAMBA_KERNEL
@@ -35,5 +35,7 @@ const Kernels& avx512_kernels();
 const Kernels& avx512_bf16_kernels();
 // The best of these that this CPU runs, but with bf16 products of `linear` by oneDNN.
 const Kernels& onednn_kernels();
+// For NVIDIA GPUs; only in builds with CUDA.
+const Kernels& cuda_kernels();
 
 }  // namespace mamba

@@ -20,7 +20,8 @@ enum class Product : uint8_t {
 
 // y[m, n] = sum_k x[m, k] * weight[n, k] + bias[n]   (+ y[m, n] before, when accumulate).
 // A row of y depends on that row of x alone, bit for bit: not on the number of rows, its place
-// among them, threads, or whether the weight was packed before. x and y must not overlap.
+// among them, threads, or whether the weight was packed before. On a GPU it may depend on the
+// number of rows too, by which products choose their algorithm. x and y must not overlap.
 struct LinearArgs {
   int64_t M, N, K;
   Product product;

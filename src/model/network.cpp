@@ -47,6 +47,12 @@ Network::Network(const Config& config, std::unique_ptr<Device> device, Product p
                  Matrices matrices)
     : config_(config), device_(std::move(device)), product_(product), matrices_(matrices) {
   config_.validate();
+  if (!device_->memory().on_host()) {
+    fail(ErrorCode::kDevice,
+         "[device {}] expected a CPU, which is all that models run on in this version; use "
+         "--device cpu",
+         device_->name());
+  }
   build();
   const DType real = device_->real();
   std::vector<int64_t> offsets;

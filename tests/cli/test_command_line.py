@@ -130,7 +130,11 @@ class CommandLine(unittest.TestCase):
             out, error = run(*base, *flags) if flags[0][:2] != "-n" else run(*base[:-2], *flags)
             self.assertEqual((out, "warning" in error), (plain, False))
         self.assertIn("5 tokens are more than --ctx-size 2", run(*base, "--max-model-len", "2")[1])
-        self.assertIn("got 'cuda:0'", self.complaint(*base, "--device", "cuda:0"))
+        # No machine has a hundred GPUs, and most have none.
+        self.assertIn("'cuda:99'", self.complaint(*base, "--device", "cuda:99", code=4))
+        for device in ("cuda:", "cuda:x", "cuda0", "tpu"):
+            self.assertIn(f"got '{device}'", self.complaint(*base, "--device", device))
+        self.assertIn("[--isa]", self.complaint(*base, "--device", "cuda", "--isa", "avx2"))
         listed, _ = run("generate", "--list-devices")
         self.assertIn("base", listed)
         self.assertEqual(run("chat", "--list-devices")[0], listed)

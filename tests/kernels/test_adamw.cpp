@@ -113,6 +113,7 @@ TEST(Adamw, FindsTheMinimumOfAQuadratic) {
       for (int i = 0; i < 5; ++i) g[i] = p[i] - goal[i];
       if (s.step > 1000) s.lr = 0.05 * (2000.0 - static_cast<double>(s.step)) / 1000.0;
       device.kernels().adamw(device.stream(), args(s, 5, g.data(), p.data(), m.data(), v.data()));
+      device.sync();
     }
     for (int i = 0; i < 5; ++i) EXPECT_NEAR(p[i], goal[i], 1e-3);
   });

@@ -301,6 +301,7 @@ TEST(Conv1d, HandMadeExampleWithStateDocumentsAndPadding) {
     a.doc_ids = ids.data();
     a.y = y.data(), a.y_stride = 1;
     device.kernels().conv1d_forward(device.stream(), a);
+    device.sync();
     EXPECT_EQ(y, (std::vector<float>{0, 891, 912, 0, 123, 4, 0, 45}));
     EXPECT_EQ(state, (std::vector<float>{4, 5}));
   });

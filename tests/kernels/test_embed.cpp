@@ -43,6 +43,7 @@ TEST(Embed, ForwardCopiesRowsAndZeroesPadding) {
           device.kernels().embed_forward(
               device.stream(), {rows, dim, kVocab, ids.data(),
                                 half ? CBuf(halves.data()) : CBuf(weight.data()), y.data()});
+          device.sync();
           EXPECT_TRUE(y.intact());
           for (int64_t i = 0; i < rows * dim; ++i) {
             const int64_t id = ids[i / dim], at = id * dim + i % dim;
@@ -74,6 +75,7 @@ TEST(Embed, BackwardAddsInTheOrderOfRows) {
               for (int64_t i = 0; i < want.size(); ++i) dweight[i] = start[i];
               device.kernels().embed_backward(
                   device.stream(), {rows, dim, kVocab, ids.data(), dy.data(), dweight.data()});
+              device.sync();
               EXPECT_TRUE(dweight.intact());
               ASSERT_TRUE(same_bits(dweight.data(), want.data(), want.size()));
             },

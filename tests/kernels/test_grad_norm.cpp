@@ -13,10 +13,10 @@ namespace mamba::test {
 namespace {
 
 double run(Device& device, const Guarded& g) {
-  double sum = -1;
-  device.kernels().grad_norm(device.stream(), {g.size(), g.data(), &sum});
+  std::vector<double> sum = {-1};
+  device.kernels().grad_norm(device.stream(), {g.size(), g.data(), sum.data()});
   device.sync();
-  return sum;
+  return sum[0];
 }
 
 TEST(GradNorm, EqualsTheReference) {

@@ -220,38 +220,48 @@ std::vector<Case> cases() {
   return all;
 }
 
+std::vector<std::unique_ptr<Device>> all_devices() {
+  std::vector<std::unique_ptr<Device>> devices;
+  for (const std::string& name : Device::available()) {
+    if (name != "ref64") devices.push_back(Device::create({name, 2}));
+  }
+  return devices;
+}
+
+bool is_gpu(const Device& device) { return std::string(device.kernels().name) == "cuda"; }
+
 TEST(Linear, ForwardEqualsTheReference) {
+  const auto devices = all_devices();
   for (const Case& c : cases()) {
     const Inputs in(c);
     const std::vector<double> want = reference_forward(c, in);
-    for (const std::string& name : Device::available()) {
-      if (name == "ref64") continue;
-      SCOPED_TRACE(name);
-      run_forward(*Device::create({name, 2}), c, in, &want);
+    for (const auto& device : devices) {
+      SCOPED_TRACE(device->name());
+      run_forward(*device, c, in, &want);
     }
   }
 }
 
 TEST(Linear, BackwardInputEqualsTheReference) {
+  const auto devices = all_devices();
   for (const Case& c : cases()) {
     const Inputs in(c);
     const std::vector<double> want = reference_backward_input(c, in);
-    for (const std::string& name : Device::available()) {
-      if (name == "ref64") continue;
-      SCOPED_TRACE(name);
-      run_backward_input(*Device::create({name, 2}), c, in, &want);
+    for (const auto& device : devices) {
+      SCOPED_TRACE(device->name());
+      run_backward_input(*device, c, in, &want);
     }
   }
 }
 
 TEST(Linear, BackwardWeightEqualsTheReference) {
+  const auto devices = all_devices();
   for (const Case& c : cases()) {
     const Inputs in(c);
     WeightGradient want = reference_backward_weight(c, in);
-    for (const std::string& name : Device::available()) {
-      if (name == "ref64") continue;
-      SCOPED_TRACE(name);
-      run_backward_weight(*Device::create({name, 2}), c, in, &want);
+    for (const auto& device : devices) {
+      SCOPED_TRACE(device->name());
+      run_backward_weight(*device, c, in, &want);
     }
   }
 }
@@ -275,7 +285,8 @@ TEST(Linear, ARowDependsOnThatRowAlone) {
       const Case whole = {200, 101, K, product};
       const Inputs in(whole);
       for_each_backend([&](Device& device) {
-        if (device.name() == "ref") return;  // its rows are plainly independent, and slow
+        // The rows of ref are plainly independent, and slow; those of a GPU follow below.
+        if (device.name() == "ref" || is_gpu(device)) return;
         const std::vector<float> y = run_forward(device, whole, in);
         for (int64_t rows : {1, 2, 3, 5, 7, 8, 9, 64, 65, 130}) {
           for (int64_t first : {int64_t{0}, int64_t{1}, int64_t{66}, 200 - rows}) {
@@ -291,6 +302,28 @@ TEST(Linear, ARowDependsOnThatRowAlone) {
                   << part << " first " << first;
             }
           }
+        }
+      });
+    }
+  }
+}
+
+// There a row depends on the number of rows, but neither on its place nor on its neighbours.
+TEST(Linear, ARowOnAGpuDoesNotDependOnItsPlace) {
+  for (Product product : {Product::kF32, Product::kBF16}) {
+    for (int64_t M : {3, 8, 65, 200}) {
+      const Case c = {M, 101, 1100, product};
+      const Inputs in(c);
+      Inputs turned = in;
+      for (int64_t m = 0; m < M; ++m) {
+        std::copy_n(in.x.begin() + (M - 1 - m) * c.K, c.K, turned.x.begin() + m * c.K);
+      }
+      for_each_backend([&](Device& device) {
+        if (!is_gpu(device)) return;
+        const std::vector<float> y = run_forward(device, c, in);
+        const std::vector<float> other = run_forward(device, c, turned);
+        for (int64_t m = 0; m < M; ++m) {
+          ASSERT_TRUE(same_bits(other.data() + m * c.N, y.data() + (M - 1 - m) * c.N, c.N)) << c;
         }
       });
     }

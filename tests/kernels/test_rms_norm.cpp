@@ -223,6 +223,7 @@ TEST(RmsNorm, ResidualOutMayBeTheInput) {
     StridedRows weight(1, 37, 37, 1, in.weight);
     a.weight = weight.data();
     device.kernels().rms_norm_forward(device.stream(), a);
+    device.sync();
     EXPECT_TRUE(close(y.values(), want.y, 0, 20 * kRounding));
     EXPECT_TRUE(close(x.values(), want.residual_out, 0, kRounding));
   });

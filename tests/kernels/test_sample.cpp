@@ -45,10 +45,10 @@ SampleArgs args_of(const std::vector<T>& logits, const Options& o, double unifor
 }
 
 int32_t draw(Device& device, const std::vector<float>& logits, const Options& o, double uniform) {
-  int32_t token = -7;
-  device.kernels().sample(device.stream(), args_of(logits, o, uniform, &token));
+  std::vector<int32_t> token = {-7};
+  device.kernels().sample(device.stream(), args_of(logits, o, uniform, token.data()));
   device.sync();
-  return token;
+  return token[0];
 }
 
 // The definition: every step over the whole vocabulary, by sorting everything.

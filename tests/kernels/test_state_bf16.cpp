@@ -70,6 +70,7 @@ TEST(StateBf16, Conv1d) {
                               a.state_in = state, a.state_out = state, a.state_stride = stride;
                               a.y = y, a.y_stride = C;
                               device.kernels().conv1d_forward(device.stream(), a);
+                              device.sync();
                             });
       }
     }
@@ -96,6 +97,7 @@ TEST(StateBf16, Scan) {
           a.D = D.data(), a.z = z.data(), a.z_stride = E;
           a.h = state, a.h_stride = stride, a.y = y, a.y_stride = E;
           device.kernels().scan_step(device.stream(), a);
+          device.sync();
         });
       }
     }
@@ -123,6 +125,7 @@ TEST(StateBf16, Ssd) {
               a.Bm = Bm.data(), a.Cm = Cm.data(), a.B_stride = a.C_stride = G * N;
               a.D = D.data(), a.S = state, a.s_stride = stride, a.y = y, a.y_stride = H * P;
               device.kernels().ssd_step(device.stream(), a);
+              device.sync();
             });
       }
     }

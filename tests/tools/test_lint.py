@@ -23,6 +23,7 @@ GOOD = {
     "src/kernels/scan.h": HEADER + '#include "device/stream.h"\n// h = a * h + b, in f32;\n',
     "src/kernels/scan_ref.cpp": TOP + "#include <cmath>\n",
     "src/kernels/scan_cpu.cpp": TOP + "#include <stdint.h>\n",
+    "src/kernels/scan_cuda.cu": TOP + "#include <cstdint>\n",
     "src/cli/main.cpp": TOP + "void f() { printf(\"x\"); }\n",
     "tests/kernels/test_scan.cpp": TOP + '#include "kernels/scan.h"\n',
 }
@@ -54,6 +55,8 @@ BAD = [
     ("silent", "src/model/a.cpp", TOP + "void f() { std::abort(); }\n", 3),
     ("kernel", "src/kernels/scan_ref.cpp", None, 1),
     ("kernel", "src/kernels/scan_cpu.cpp", None, 1),
+    ("kernel", "src/kernels/scan_cuda.cu", None, 1),
+    ("kernel", "src/kernels/lost_cuda.cu", TOP, 1),
     ("kernel", "tests/kernels/test_scan.cpp", None, 1),
     ("kernel", "src/kernels/lost_ref.cpp", TOP, 1),
     ("kernel", "src/kernels/kernels.def", GOOD["src/kernels/kernels.def"]
@@ -62,6 +65,7 @@ BAD = [
     ("isa", "src/kernels/a.h", HEADER + "#include <algorithm>\n", 4),
     ("order", "src/kernels/scan_cpu.cpp", TOP + "std::atomic<float> sum;\n", 3),
     ("order", "src/kernels/scan_cpu.cpp", TOP + "#pragma omp atomic\n", 3),
+    ("order", "src/kernels/scan_cuda.cu", TOP + "atomicAdd(&sum, v);\n", 3),
     ("order", "src/kernels/scan_cpu.cpp", TOP + "#pragma omp parallel for reduction(+ : s)\n", 3),
     ("note", "src/base/a.cpp", TOP + "// TO" "DO: later\n", 3),
     ("dead", "src/base/a.cpp", TOP + "// int x = compute(y);\n", 3),
