@@ -17,8 +17,13 @@ struct Stream {
   bool (*grow)(Stream&, int64_t bytes) = nullptr;  // false and `failed` set when memory is short
   // First failure, with the name of the kernel; Device::sync() throws it.
   const char* failed = nullptr;
-  int64_t failed_bytes = 0;
-  void* owner = nullptr;  // the Device
+  int64_t failed_bytes = 0;          // that it asked for, where memory was short
+  const char* failed_why = nullptr;  // what the system said, or null
+  void* owner = nullptr;             // the Device
+  // On a CUDA device: its cudaStream_t, on which everything is enqueued (scratch is memory of that
+  // device), and its MatrixLibrary (kernels/matrix_library.h), or null.
+  void* cuda = nullptr;
+  void* products = nullptr;
 
   // `count` elements of T, or null (then the kernel returns at once).
   template <class T>
