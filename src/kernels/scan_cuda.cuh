@@ -10,13 +10,13 @@
 namespace mamba::cuda {
 
 constexpr float kLog2e = 1.4426950408889634f;
-constexpr int kStates = 8;  // of a channel on one lane
-constexpr int kTile = 16;   // tokens of a tile
+constexpr int kTile = 16;  // tokens of a tile
 
-// A warp has 32 / R channels; lane r * (32 / R) + c has states 8 r ... 8 r + 7 of channel c.
+// A warp has 32 / R channels; lane r * (32 / R) + c has kStates states of channel c, from kStates r.
 template <int R>
 struct Lanes {
   static constexpr int kChannels = kWarp / R;
+  static constexpr int kStates = R == 4 ? 4 : 8;
   static constexpr int kN = kStates * R;  // N, padded
 };
 
@@ -57,6 +57,7 @@ __device__ __forceinline__ float sigmoid_of(float z) {
 __device__ __forceinline__ float decay_rate(float A) { return fminf(A * kLog2e, -1e-35f); }
 
 // h <- exp(d A) h + du B with du = d u.
+template <int kStates>
 __device__ __forceinline__ void advance(float (&h)[kStates], const float (&rate)[kStates], float d,
                                         float du, const float (&B)[kStates]) {
 #pragma unroll
@@ -65,6 +66,7 @@ __device__ __forceinline__ void advance(float (&h)[kStates], const float (&rate)
   }
 }
 // sum of C h over the states of the lane.
+template <int kStates>
 __device__ __forceinline__ float lane_output(const float (&h)[kStates], const float (&C)[kStates]) {
   float even = __fmul_rn(C[0], h[0]), odd = __fmul_rn(C[1], h[1]);
 #pragma unroll
@@ -88,11 +90,6 @@ template <class T>
 __device__ __forceinline__ float gated(float sum, float D, float u, bool has_z, float z) {
   const float y = fmaf(D, u, sum);
   return has_z ? __fmul_rn(y, __fmul_rn(z, sigmoid_of<T>(z))) : y;
-}
-
-__device__ __forceinline__ void load8(const float* p, float (&v)[kStates]) {
-  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
-  v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
 // What the tokens of a tile are, a bit each: `padding` (or beyond the end), `reset` (the first of a
@@ -145,6 +142,17 @@ struct ScanInput {
   const float *delta_bias, *A_t, *D;
   const int32_t* ids;
 
+  // Channels are taken in slabs of at most `width` of one group.
+  __host__ __device__ int64_t slabs_of_group(int64_t width) const { return (group + width - 1) / width; }
+  __host__ __device__ int64_t slabs(int64_t width) const { return E / group * slabs_of_group(width); }
+  __device__ int64_t first_channel(int64_t slab, int64_t width) const {
+    const int64_t of_group = slabs_of_group(width);
+    return slab / of_group * group + slab % of_group * width;
+  }
+  // The end of the channels of c's group.
+  __device__ int64_t limit(int64_t c) const { return (c / group + 1) * group; }
+  __host__ __device__ int64_t tiles() const { return (L + 7) / 8; }
+
   // Where B or C of token `row` and channel c begins.
   __device__ __forceinline__ const T* bc(const Rows<T>& r, int64_t row, int64_t c) const {
     return constant ? r.data + c * N : r.data + row * r.stride + c / group * N;
@@ -154,8 +162,9 @@ struct ScanInput {
 template <class T, class Args>
 ScanInput<T> scan_input(const Args& a) {
   ScanInput<T> in{};
-  in.B = a.B, in.E = a.E, in.N = a.N, in.group = a.E / a.G;
+  in.B = a.B, in.E = a.E, in.N = a.N;
   in.constant = a.bc == ScanBC::kConstant, in.softplus = a.delta_softplus;
+  in.group = in.constant ? a.E : a.E / a.G;
   in.u = {a.u.template as<T>(), a.u_stride};
   in.delta = {a.delta.template as<T>(), a.delta_stride};
   in.Bm = {a.Bm.template as<T>(), a.B_stride};
@@ -167,14 +176,14 @@ ScanInput<T> scan_input(const Args& a) {
   return in;
 }
 
-// Lanes of a channel for N states: 1, 2, 8 or 32; 0 if there are too many.
-inline int lanes_of(int64_t N) { return N <= 8 ? 1 : N <= 16 ? 2 : N <= 64 ? 8 : N <= 256 ? 32 : 0; }
+// Lanes of a channel for N states: 4, 8 or 32; 0 if there are too many.
+inline int lanes_of(int64_t N) { return N <= 16 ? 4 : N <= 64 ? 8 : N <= 256 ? 32 : 0; }
 
 // Whether tiles can be copied by 16 bytes: rows aligned, and the channels of a warp in one group.
 template <class Args>
 bool takes_copies(const Args& a, int R) {
   const int64_t channels = kWarp / R;
-  if (R > 2 || a.bc != ScanBC::kGrouped || a.N != kStates * R) return false;
+  if (R != 4 || a.bc != ScanBC::kGrouped || a.N != 16) return false;
   if (a.E % channels != 0 || a.E / a.G % channels != 0) return false;
   return rows_aligned(a.u, a.u_stride, 16) && rows_aligned(a.delta, a.delta_stride, 16) &&
          rows_aligned(a.Bm, a.B_stride, 16) && rows_aligned(a.Cm, a.C_stride, 16) &&

@@ -21,7 +21,15 @@ struct Forward {
   T* y;
   int64_t y_stride;
   bool y_aligned;
-  int64_t per_block;  // parts of heads
+  int32_t per_block, splits;  // parts of heads of a block, blocks of a group
+};
+
+// A part of a head, and the next one.
+struct Part {
+  int32_t head, part;
+  __device__ void next(int32_t parts) {
+    if (++part == parts) part = 0, ++head;
+  }
 };
 
 template <class T, int NP>
@@ -37,25 +45,24 @@ struct ForwardBlock {
   static constexpr int kLdN = NP + kPad<T>, kLdP = kPart + kPad<T>;
   const Forward<T>& a;
   ForwardMemory<T, NP>& m;
-  int64_t b, g, first, end;  // heads' parts of the group
+  int64_t b;
+  int32_t g, first, end;  // parts of heads of the group
 
-  __device__ int64_t head(int64_t v) const { return g * (a.plan.H / a.plan.G) + v / a.plan.parts; }
-  __device__ int64_t part(int64_t v) const { return v % a.plan.parts; }
   // Where the state before the chunk is, or null if it is zero.
-  __device__ const T* state(int64_t v, const Chunk& chunk) const {
+  __device__ const T* state(const Part& v, const Chunk& chunk) const {
     const Plan& p = a.plan;
-    const int64_t at = head(v) * p.parts + part(v);
+    const int64_t at = static_cast<int64_t>(v.head) * p.parts + v.part;
     if (chunk.slot == kNoSlot) return a.restart == nullptr ? nullptr : a.restart + at * kPart * NP;
     if (chunk.slot == 0 && !a.has_first) return nullptr;
     return a.states + ((b * p.slots + chunk.slot) * p.H * p.parts + at) * kPart * NP;
   }
-  __device__ void fetch(int64_t v, const Chunk& chunk, int stage) const {
+  __device__ void fetch(const Part& v, const Chunk& chunk, int stage) const {
     const Plan& p = a.plan;
-    const int64_t left = p.P - part(v) * kPart;
-    load_tokens<kPart, kThreads>(m.x[stage], p, b, chunk, a.x, head(v) * p.P + part(v) * kPart,
+    const int64_t left = p.P - v.part * kPart;
+    load_tokens<kPart, kThreads>(m.x[stage], p, b, chunk, a.x, v.head * p.P + v.part * kPart,
                                  static_cast<int>(left < kPart ? left : kPart));
-    if (const T* from = state(v, chunk)) load_dense<NP, kThreads>(m.state[stage], from, NP);
-    load_steps<kExactDecay<T>, kThreads>(m.steps[stage], p, b, head(v), chunk);
+    if (const T* from = state(v, chunk)) load_dense<NP, kThreads>(m.state[stage], from);
+    load_steps<kExactDecay<T>, kThreads>(m.steps[stage], p, b, v.head, chunk);
   }
 
   __device__ void run(const Chunk& chunk) const {
@@ -82,11 +89,13 @@ struct ForwardBlock {
       }
     }
     __syncthreads();
-    fetch(first, chunk, 0);
+    Part v{g * p.of_group + first / p.parts, first % p.parts}, ahead = v;
+    fetch(v, chunk, 0);
     commit_copies();
-    for (int64_t v = first; v < end; ++v) {
-      const int stage = static_cast<int>((v - first) % 2);
-      if (v + 1 < end) fetch(v + 1, chunk, 1 - stage);
+    for (int32_t i = first; i < end; ++i, v = ahead) {
+      const int stage = (i - first) % 2;
+      ahead.next(p.parts);
+      if (i + 1 < end) fetch(ahead, chunk, 1 - stage);
       commit_copies();
       wait_copies<1>();
       __syncthreads();
@@ -142,12 +151,12 @@ struct ForwardBlock {
   }
 
   // y + D x of the warp's tokens.
-  __device__ __forceinline__ void store_tokens(int64_t v, const Chunk& chunk, int stage,
+  __device__ __forceinline__ void store_tokens(const Part& v, const Chunk& chunk, int stage,
                                                const float (&y)[kPart / 8][4]) const {
     constexpr int kPer16 = 16 / sizeof(T), kPieces = kPart / kPer16;
     const Plan& p = a.plan;
     const int lane = threadIdx.x % kWarp, q = lane % 4, row = threadIdx.x / kWarp * 16;
-    const int64_t h = head(v), column = part(v) * kPart, left = p.P - column;
+    const int64_t h = v.head, column = v.part * kPart, left = p.P - column;
     const int width = static_cast<int>(left < kPart ? left : kPart);
     const float per_head = a.D != nullptr && !a.D_has_hdim ? a.D[h] : 0.0f;
 #pragma unroll
@@ -190,11 +199,11 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   extern __shared__ __align__(16) unsigned char shared[];
   auto& memory = *reinterpret_cast<ForwardMemory<T, NP>*>(shared);
   const Plan& p = a.plan;
-  const int64_t of_group = p.H / p.G * p.parts;
-  const int64_t splits = (of_group + a.per_block - 1) / a.per_block;
-  const int64_t first = blockIdx.y % splits * a.per_block, b = blockIdx.z;
-  const int64_t end = first + a.per_block < of_group ? first + a.per_block : of_group;
-  const ForwardBlock<T, NP> block{a, memory, b, blockIdx.y / splits, first, end};
+  const int32_t of_group = p.of_group * p.parts, split = static_cast<int32_t>(blockIdx.y);
+  const int32_t first = split % a.splits * a.per_block;
+  const int32_t end = first + a.per_block < of_group ? first + a.per_block : of_group;
+  const int64_t b = blockIdx.z;
+  const ForwardBlock<T, NP> block{a, memory, b, split / a.splits, first, end};
   const int64_t count = p.chunk_count(b);
   for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
     block.run(p.chunk(b, c));
@@ -259,10 +268,11 @@ void forward(Stream& stream, const SsdArgs& a) {
   const int64_t chunks = f.plan.max_chunks < likely ? f.plan.max_chunks : likely;
   const int64_t of_group = a.H / a.G * f.plan.parts;
   constexpr int64_t kBlocks = 1200, kMost = 8;
-  f.per_block = chunks * a.B * a.G * of_group / kBlocks;
-  f.per_block = f.per_block < 1 ? 1 : f.per_block > kMost ? kMost : f.per_block;
+  const int64_t wanted = chunks * a.B * a.G * of_group / kBlocks;
+  f.per_block = static_cast<int32_t>(wanted < 1 ? 1 : wanted > kMost ? kMost : wanted);
+  f.splits = static_cast<int32_t>(ceil_div(of_group, f.per_block));
   const dim3 grid(static_cast<unsigned>(chunks),
-                  static_cast<unsigned>(a.G * ceil_div(of_group, f.per_block)),
+                  static_cast<unsigned>(a.G * f.splits),
                   static_cast<unsigned>(a.B));
   const auto run = [&]<int kNP>() {
     launch(stream, kName, forward_kernel<T, kNP>, grid, dim3(kThreads),

@@ -26,7 +26,8 @@ constexpr int kNoSlot = -1;
 // How a call is laid out. With documents, chunks and their number are found on the device.
 struct Plan {
   int64_t B, L, H, P, N, G;
-  int64_t parts;       // of a head
+  int32_t parts;       // of a head
+  int32_t of_group;    // heads of a group
   int64_t max_chunks;  // of a row
   int64_t slots;       // of a row: chunks that continue a document, and the first
   const int32_t* ids;
@@ -66,7 +67,8 @@ template <class Args>
 Plan make_plan(const Args& a, Pieces& pieces) {
   Plan p{};
   p.B = a.B, p.L = a.L, p.H = a.H, p.P = a.P, p.N = a.N, p.G = a.G;
-  p.parts = ceil_div(a.P, kPart);
+  p.parts = static_cast<int32_t>(ceil_div(a.P, kPart));
+  p.of_group = static_cast<int32_t>(a.H / a.G);
   p.ids = a.doc_ids.template as<int32_t>();
   p.slots = ceil_div(a.L, kChunk) + 1;
   p.max_chunks = p.ids != nullptr ? a.L + 1 : ceil_div(a.L, kChunk);
@@ -126,10 +128,22 @@ template <int columns, int threads, class T>
 __device__ __forceinline__ void load_tokens(T* tile, const Plan& plan, int64_t b, const Chunk& chunk,
                                             const Source<T>& from, int64_t column, int width) {
   constexpr int kPer16 = 16 / sizeof(T), kPieces = columns / kPer16;
-#pragma unroll 4
-  for (int p = threadIdx.x; p < kChunk * kPieces; p += threads) {
-    const int r = p / kPieces, c = p % kPieces * kPer16;
-    T* to = tile + r * (columns + kPad<T>) + c;
+  static_assert(threads % kPieces == 0);
+  constexpr int kRows = threads / kPieces;  // at a time
+  const int c = threadIdx.x % kPieces * kPer16, r0 = threadIdx.x / kPieces;
+  T* to = tile + r0 * (columns + kPad<T>) + c;
+  if (from.aligned && plan.order == nullptr) {
+    const T* source = from.data + (b * plan.L + chunk.first + r0) * from.stride + column + c;
+    const int rows = c < width ? chunk.length : 0;
+#pragma unroll
+    for (int i = 0; i < kChunk / kRows; ++i) {
+      copy16_async(to, source, r0 + i * kRows < rows);
+      to += kRows * (columns + kPad<T>);
+      source += kRows * from.stride;
+    }
+    return;
+  }
+  for (int r = r0; r < kChunk; r += kRows, to += kRows * (columns + kPad<T>)) {
     const bool valid = r < chunk.length && c < width;
     const T* source = valid ? from.data + plan.row(b, chunk.first + r) * from.stride + column + c
                             : from.data;
@@ -143,12 +157,14 @@ __device__ __forceinline__ void load_tokens(T* tile, const Plan& plan, int64_t b
 }
 // A tile (64, columns) of a dense array.
 template <int columns, int threads, class T>
-__device__ __forceinline__ void load_dense(T* tile, const T* from, int64_t ld) {
-  constexpr int kPer16 = 16 / sizeof(T), kPieces = columns / kPer16;
-#pragma unroll 4
-  for (int p = threadIdx.x; p < kPart * kPieces; p += threads) {
-    const int r = p / kPieces, c = p % kPieces * kPer16;
-    copy16_async(tile + r * (columns + kPad<T>) + c, from + r * ld + c);
+__device__ __forceinline__ void load_dense(T* tile, const T* from) {
+  constexpr int kPer16 = 16 / sizeof(T), kPieces = columns / kPer16, kRows = threads / kPieces;
+  const int c = threadIdx.x % kPieces * kPer16, r0 = threadIdx.x / kPieces;
+  tile += r0 * (columns + kPad<T>) + c;
+  from += r0 * columns + c;
+#pragma unroll
+  for (int i = 0; i < kPart / kRows; ++i) {
+    copy16_async(tile + i * kRows * (columns + kPad<T>), from + i * kRows * columns);
   }
 }
 

@@ -6,7 +6,9 @@
 namespace mamba::cuda::ssd {
 namespace {
 
-constexpr int kThreads = 128;
+// A warp has 16 channels and up to 64 states.
+template <int NT>
+constexpr int kThreads = NT == 128 ? 256 : 128;
 
 // Finds the tokens that are no padding and cuts them into chunks. A warp a row.
 __global__ void __launch_bounds__(kWarp) chunks_kernel(const __grid_constant__ Plan p) {
@@ -118,24 +120,26 @@ struct StatesMemory {
   float weights[kChunk];
 };
 
-// 64 channels by NT states of one head, through all chunks. Warp w has channels 16 w ...
+// 64 channels by NT states of one head, through all chunks. Warp w has channels 16 (w % 4) ... and
+// states 64 (w / 4) ...
 template <class T, int NT, bool reverse>
 struct StatesWalk {
   using Memory = StatesMemory<T, NT>;
-  static constexpr int kTiles = NT / 8;
+  static constexpr int kWidth = NT < 64 ? NT : 64, kTiles = kWidth / 8;
 
   const StatesArgs<T>& a;
   Memory& m;
-  int64_t b, h, part, n0, NP;
+  int64_t b;
+  int32_t h, part, g, n0, NP;
   float s[kTiles][4];
 
   __device__ int64_t index(int64_t k, int64_t count) const { return reverse ? count - 1 - k : k; }
   // Row and column in the head's (P, N) of element e of tile j.
   __device__ int64_t channel(int e) const {
-    return part * kPart + threadIdx.x / kWarp * 16 + threadIdx.x % kWarp / 4 + e / 2 * 8;
+    return part * kPart + threadIdx.x / kWarp % 4 * 16 + threadIdx.x % kWarp / 4 + e / 2 * 8;
   }
   __device__ int64_t state(int j, int e) const {
-    return n0 + 8 * j + threadIdx.x % 4 * 2 + e % 2;
+    return n0 + threadIdx.x / 128 * 64 + 8 * j + threadIdx.x % 4 * 2 + e % 2;
   }
   template <class Body>
   __device__ __forceinline__ void each(Body&& body) {
@@ -157,18 +161,19 @@ struct StatesWalk {
     const Plan& p = a.plan;
     const Chunk chunk = p.chunk(b, i);
     const int64_t left = p.P - part * kPart, states = p.N - n0;
-    load_tokens<kPart, kThreads>(stage.x, p, b, chunk, a.x, h * p.P + part * kPart,
+    load_tokens<kPart, kThreads<NT>>(stage.x, p, b, chunk, a.x, static_cast<int64_t>(h) * p.P + part * kPart,
                                  static_cast<int>(left < kPart ? left : kPart));
-    load_tokens<NT, kThreads>(stage.bc, p, b, chunk, a.bc, h / (p.H / p.G) * p.N + n0,
+    load_tokens<NT, kThreads<NT>>(stage.bc, p, b, chunk, a.bc, g * p.N + n0,
                               static_cast<int>(states < NT ? states : NT));
-    load_steps<false, kThreads>(stage.steps, p, b, h, chunk);
+    load_steps<false, kThreads<NT>>(stage.steps, p, b, h, chunk);
   }
 
   // Rounds the state and stores it.
   __device__ void save(int64_t slot) {
-    constexpr int kLdOut = NT + kPad<T>, kPer16 = 16 / sizeof(T), kPieces = NT / kPer16;
-    const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp * 16;
-    T* tile = m.out + row * kLdOut;
+    constexpr int kLdOut = NT + kPad<T>, kPer16 = 16 / sizeof(T), kPieces = kWidth / kPer16;
+    const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp % 4 * 16;
+    const int column = threadIdx.x / 128 * 64;
+    T* tile = m.out + row * kLdOut + column;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) {
 #pragma unroll
@@ -182,7 +187,7 @@ struct StatesWalk {
 #pragma unroll
     for (int i = lane; i < 16 * kPieces; i += kWarp) {
       const int r = i / kPieces, c = i % kPieces * kPer16;
-      *reinterpret_cast<uint4*>(to + (row + r) * NP + n0 + c) =
+      *reinterpret_cast<uint4*>(to + (row + r) * NP + n0 + column + c) =
           *reinterpret_cast<const uint4*>(tile + r * kLdOut + c);
     }
     __syncwarp();
@@ -191,7 +196,8 @@ struct StatesWalk {
   __device__ void run() {
     const Plan& p = a.plan;
     const int64_t count = p.chunk_count(b), PN = p.P * p.N;
-    const int q = threadIdx.x % 4, row = threadIdx.x / kWarp * 16;
+    const int q = threadIdx.x % 4, row = threadIdx.x / kWarp % 4 * 16;
+    const int column = threadIdx.x / 128 * 64;
     set(a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
     if (count > 0) fetch(index(0, count), m.stages[0]);
     commit_copies();
@@ -240,7 +246,7 @@ struct StatesWalk {
 #pragma unroll
         for (int j = 0; j < kTiles; j += 2) {
           FragmentB<T> y[2];
-          load_b<true>(y, stage.bc, NT + kPad<T>, 8 * j, 16 * step);
+          load_b<true>(y, stage.bc, NT + kPad<T>, column + 8 * j, 16 * step);
           mma<T>(s[j], x, y[0]);
           mma<T>(s[j + 1], x, y[1]);
         }
@@ -265,15 +271,16 @@ struct StatesWalk {
 };
 
 template <class T, int NT, bool reverse>
-__global__ void __launch_bounds__(kThreads) states_kernel(const __grid_constant__ StatesArgs<T> a,
-                                                          int64_t NP) {
+__global__ void __launch_bounds__(kThreads<NT>) states_kernel(const __grid_constant__ StatesArgs<T> a,
+                                                          int32_t NP) {
   extern __shared__ __align__(16) unsigned char shared[];
   auto& memory = *reinterpret_cast<StatesMemory<T, NT>*>(shared);
-  int64_t job = blockIdx.x;
-  const int64_t tiles = NP / NT, n0 = job % tiles * NT;
+  int32_t job = static_cast<int32_t>(blockIdx.x);
+  const int32_t tiles = NP / NT, n0 = job % tiles * NT;
   job /= tiles;
-  StatesWalk<T, NT, reverse> walk{a, memory, blockIdx.y, job / a.plan.parts, job % a.plan.parts, n0,
-                                  NP, {}};
+  const int32_t h = job / a.plan.parts;
+  StatesWalk<T, NT, reverse> walk{a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group,
+                                  n0, NP, {}};
   walk.run();
 }
 
@@ -313,7 +320,7 @@ void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
   const auto run = [&]<int NT>() {
     launch(stream, name, states_kernel<T, NT, reverse>,
            dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B)),
-           dim3(kThreads), sizeof(StatesMemory<T, NT>), a, NP);
+           dim3(kThreads<NT>), sizeof(StatesMemory<T, NT>), a, static_cast<int32_t>(NP));
   };
   if (heads * a.plan.B * (NP / 64) < 200) {
     run.template operator()<32>();
