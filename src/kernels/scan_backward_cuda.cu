@@ -12,7 +12,9 @@ namespace {
 
 constexpr const char* kName = "scan_backward";
 constexpr int kSteps = kCheckpoint;  // tokens of a tile
-constexpr int kBlockWarps = 8, kThreads = kBlockWarps * kWarp, kStages = 3;
+constexpr int kBlockWarps = 8, kThreads = kBlockWarps * kWarp;
+template <int R>
+constexpr int kStages = R == 32 ? 2 : 3;
 
 template <class T>
 struct Back {
@@ -39,7 +41,7 @@ struct BackMemory {
     alignas(16) float h[kWarp * kStates];
   };
   struct alignas(16) Warp {
-    Stage stages[kStages];
+    Stage stages[kStages<R>];
     float4 step[kSteps * kChannels];  // d (infinite at a reset), d u, gradient of the ungated y, d
     float sums[kSteps][3][kWarp];     // of a lane over its states: g B, g a h A, C h
   };
@@ -47,7 +49,7 @@ struct BackMemory {
   struct alignas(16) StageBC {
     T B[kSteps * kN], C[kSteps * kN];
   };
-  StageBC bc[kStages];
+  StageBC bc[kStages<R>];
   alignas(16) float B[kSteps * kN], C[kSteps * kN];
   alignas(16) float sums[kSlots * kSlot];
 };
@@ -275,13 +277,13 @@ struct BackWalker {
     }
     const int32_t* ids = in().ids == nullptr ? nullptr : in().ids + b * in().L;
     const int64_t last_tile = (end - 1) / kSteps * kSteps;
-    for (int i = 0; i + 1 < kStages; ++i) fetch(last_tile - i * kSteps, i);
+    for (int i = 0; i + 1 < kStages<R>; ++i) fetch(last_tile - i * kSteps, i);
     int window = window_at(ids, last_tile), stage = 0;
     for (int64_t t0 = last_tile; t0 >= begin; t0 -= kSteps) {
       const int count = static_cast<int>(end - t0 < kSteps ? end - t0 : kSteps);
       const Marks marks = marks_at(ids, t0, count, window);
       window = window_at(ids, t0 - kSteps);
-      wait_copies<kStages - 2>();
+      wait_copies<kStages<R> - 2>();
       __syncthreads();  // the tile is there; the sums of the last one have been read
       if constexpr (!constant) {
         for (int p = threadIdx.x; p < kSteps * kN; p += kThreads) {
@@ -291,13 +293,13 @@ struct BackWalker {
         }
       }
       prepare(stage, marks, bias);
-      const int before = stage == 0 ? kStages - 1 : stage - 1;
-      fetch(t0 - (kStages - 1) * kSteps, before);
+      const int before = stage == 0 ? kStages<R> - 1 : stage - 1;
+      fetch(t0 - (kStages<R> - 1) * kSteps, before);
       __syncthreads();
       tile(stage, t0, several, channel, rate, first_h, B, C, g, dA, dB, dC);
       __syncwarp();
       if (active) finish(stage, marks, t0, bias, D, dbias, dD);
-      stage = stage + 1 == kStages ? 0 : stage + 1;
+      stage = stage + 1 == kStages<R> ? 0 : stage + 1;
       if constexpr (!constant) {
         __syncthreads();
         add_slots(t0, count);
