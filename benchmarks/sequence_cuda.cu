@@ -238,7 +238,9 @@ void compare(const std::string& kernel, const std::string& name, const std::stri
   if (at == worsts.end()) at = worsts.insert(at, Worst{key, where, 0});
   if (error > at->error) at->error = error, at->where = where;
   const bool exact = kernel.find("f32") != std::string::npos;
-  const double bound = exact ? 1e-4 : 0.02;
+  // Of 16-bit results, sums of differences (which may cancel) are given more.
+  const bool differences = kernel.find("ssd_backward") == 0 && (name == "dA" || name == "dbias");
+  const double bound = exact ? differences ? 1e-3 : 1e-4 : differences ? 0.05 : 0.02;
   ++checks;
   if (error > bound || !gaps) {
     ++failures;
@@ -292,7 +294,7 @@ struct ScanProblem {
     const int64_t n = o.B * o.L, g = o.gap, f = o.offset;
     const DType T = o.type, F = DType::kF32;
     const auto tokens = [&](int64_t w, int64_t extra = 0) { return Tensor(n, w, T, g ? g + extra : 0, f); };
-    const auto bc = [&](int64_t extra) { return o.constant ? Tensor(o.E, o.N, T, 0, f) : tokens(o.G * o.N, extra); };
+    const auto bc = [&](int64_t extra) { return o.constant ? Tensor(o.E, o.N, F, 0, f) : tokens(o.G * o.N, extra); };
     u = tokens(o.E), delta = tokens(o.E, 8), y = tokens(o.E, 16);
     Bm = bc(8), Cm = bc(16), A = Tensor(o.N, o.E, F, 0, f);
     fill(u, -1, 1), fill(Bm, -1, 1), fill(Cm, -1, 1);

@@ -92,59 +92,101 @@ struct BackWalker {
 
   __device__ const ScanInput<T>& in() const { return a.walk.in; }
 
-  __device__ void fetch(int64_t t0, int stage) const {
-    if (t0 >= begin) {
-      const int64_t row = b * in().L + t0;
-      const int left = static_cast<int>(end - t0 < kSteps ? end - t0 : kSteps);
+  // Where this lane's pieces of 16 bytes of the next tile are; tiles come last first.
+  static constexpr int kPieces = (kChannels + kPer16 - 1) / kPer16;
+  static constexpr int kPiecesN = kN / kPer16;
+  struct Feed {
+    const T *u, *delta, *z, *dy, *bc;
+    const float* h;
+    int64_t bc_stride, t0;
+    int row_n, at_n;  // token of the piece of B or C, and where it goes
+    bool takes_n;
+  };
+  __device__ Feed first_feed(int64_t t0) const {
+    Feed f{};
+    f.t0 = t0;
+    const int64_t row = b * in().L + t0 + lane / kPieces;
+    const int64_t c = first_channel + lane % kPieces * kPer16;
+    f.u = in().u.data + row * in().u.stride + c;
+    f.delta = in().delta.data + row * in().delta.stride + c;
+    f.z = in().z.data == nullptr ? nullptr : in().z.data + row * in().z.stride + c;
+    f.dy = a.walk.dy.data + row * a.walk.dy.stride + c;
+    // The first threads copy B, those after them C.
+    constexpr int kAll = kSteps * kPiecesN;
+    const int p = static_cast<int>(threadIdx.x) % kAll;
+    const bool is_C = threadIdx.x >= kAll;
+    const Rows<T>& rows = is_C ? in().Cm : in().Bm;
+    f.takes_n = threadIdx.x < 2 * kAll;
+    f.row_n = p / kPiecesN, f.at_n = p * kPer16 + (is_C ? kSteps * kN : 0);
+    f.bc_stride = rows.stride * kSteps;
+    f.bc = rows.data + (b * in().L + t0 + f.row_n) * rows.stride + group * in().N +
+           p % kPiecesN * kPer16;
+    f.h = checkpoint(t0);
+    return f;
+  }
+  __device__ const float* checkpoint(int64_t t0) const {
+    const int64_t tile = b * in().tiles() + t0 / kSteps;
+    return a.walk.checkpoint_h + (tile * in().slabs(kChannels) + slab) * (kWarp * kStates) + 4 * lane;
+  }
+  // Starts the copies of the next tile.
+  __device__ __forceinline__ void fetch_next(Feed& f, int stage) const {
+    if (f.t0 >= begin) {
+      const int left = static_cast<int>(end - f.t0 < kSteps ? end - f.t0 : kSteps);
       if (active) {
         auto& s = mine.stages[stage];
-        const auto rows = [&](const Rows<T>& from, T* to) {
-          if (from.data == nullptr) return;
-          if constexpr (copies) {
-            constexpr int kPieces = kChannels / kPer16;
-            if (lane >= kSteps * kPieces) return;
-            const int t = lane / kPieces, c = lane % kPieces * kPer16;
-            copy16_async(to + lane * kPer16,
-                         from.data + (row + t) * from.stride + first_channel + c, t < left);
-          } else {
-            for (int p = lane; p < kSteps * kChannels; p += kWarp) {
-              const int t = p / kChannels, c = p % kChannels;
-              const bool valid = t < left && first_channel + c < limit;
-              to[p] = valid ? from.data[(row + t) * from.stride + first_channel + c] : T{};
-            }
-          }
-        };
-        rows(in().u, s.u);
-        rows(in().delta, s.delta);
-        rows(in().z, s.z);
-        rows(a.walk.dy, s.dy);
-        const int64_t tile = b * in().tiles() + t0 / kSteps;
-        const float* h = a.walk.checkpoint_h +
-                         (tile * in().slabs(kChannels) + slab) * (kWarp * kStates) + 4 * lane;
+        if (lane < kSteps * kPieces) {
+          const bool valid = lane / kPieces < left;
+          copy16_async(s.u + lane * kPer16, f.u, valid);
+          copy16_async(s.delta + lane * kPer16, f.delta, valid);
+          if (f.z != nullptr) copy16_async(s.z + lane * kPer16, f.z, valid);
+          copy16_async(s.dy + lane * kPer16, f.dy, valid);
+        }
 #pragma unroll
-        for (int i = 0; i < kStates; i += 4) copy16_async(s.h + i * kWarp + 4 * lane, h + i * kWarp);
+        for (int i = 0; i < kStates; i += 4) copy16_async(s.h + i * kWarp + 4 * lane, f.h + i * kWarp);
+        f.u -= kSteps * in().u.stride, f.delta -= kSteps * in().delta.stride;
+        f.dy -= kSteps * a.walk.dy.stride;
+        if (f.z != nullptr) f.z -= kSteps * in().z.stride;
+        f.h -= in().slabs(kChannels) * (kWarp * kStates);
       }
-      if constexpr (!constant) {
-        auto& s = m.bc[stage];
-        const auto states = [&](const Rows<T>& from, T* to) {
-          if constexpr (copies) {
-            constexpr int kPieces = kN / kPer16;
-            if (threadIdx.x >= kSteps * kPieces) return;
-            const int t = threadIdx.x / kPieces, n = threadIdx.x % kPieces * kPer16;
-            copy16_async(to + threadIdx.x * kPer16,
-                         from.data + (row + t) * from.stride + group * in().N + n, t < left);
-          } else {
-            for (int p = threadIdx.x; p < kSteps * kN; p += kThreads) {
-              const int t = p / kN, n = p % kN;
-              to[p] = t < left && n < in().N
-                          ? from.data[(row + t) * from.stride + group * in().N + n]
-                          : T{};
-            }
-          }
-        };
-        states(in().Bm, s.B);
-        states(in().Cm, s.C);
+      if (f.takes_n) {
+        copy16_async(m.bc[stage].B + f.at_n, f.bc, f.row_n < left);
+        f.bc -= f.bc_stride;
       }
+      f.t0 -= kSteps;
+    }
+    commit_copies();
+  }
+  // A tile without copies by 16 bytes, but for the states.
+  __device__ void load_tile(int64_t t0, int stage) const {
+    const int64_t row = b * in().L + t0, left = end - t0;
+    auto& s = mine.stages[stage];
+    if (active) {
+      const auto rows = [&](const Rows<T>& from, T* to) {
+        if (from.data == nullptr) return;
+        for (int p = lane; p < kSteps * kChannels; p += kWarp) {
+          const int t = p / kChannels, c = p % kChannels;
+          const bool valid = t < left && first_channel + c < limit;
+          to[p] = valid ? from.data[(row + t) * from.stride + first_channel + c] : T{};
+        }
+      };
+      rows(in().u, s.u);
+      rows(in().delta, s.delta);
+      rows(in().z, s.z);
+      rows(a.walk.dy, s.dy);
+      const float* h = checkpoint(t0);
+#pragma unroll
+      for (int i = 0; i < kStates; i += 4) copy16_async(s.h + i * kWarp + 4 * lane, h + i * kWarp);
+    }
+    if constexpr (!constant) {
+      const auto states = [&](const Rows<T>& from, T* to) {
+        for (int p = threadIdx.x; p < kSteps * kN; p += kThreads) {
+          const int t = p / kN, n = p % kN;
+          const bool valid = t < left && n < in().N;
+          to[p] = valid ? from.data[(row + t) * from.stride + group * in().N + n] : T{};
+        }
+      };
+      states(in().Bm, m.bc[stage].B);
+      states(in().Cm, m.bc[stage].C);
     }
     commit_copies();
   }
@@ -264,8 +306,8 @@ struct BackWalker {
         g[i] = a.dhT[(b * N + n) * E + channel];
       }
       if constexpr (constant) {
-        B[i] = valid ? load(in().Bm.data + channel * N + n) : 0.0f;
-        C[i] = valid ? load(in().Cm.data + channel * N + n) : 0.0f;
+        B[i] = valid ? in().bc(in().Bm, 0, channel, n) : 0.0f;
+        C[i] = valid ? in().bc(in().Cm, 0, channel, n) : 0.0f;
       }
     }
     float bias[kVec], D[kVec], dbias[kVec] = {}, dD[kVec] = {};
@@ -277,7 +319,17 @@ struct BackWalker {
     }
     const int32_t* ids = in().ids == nullptr ? nullptr : in().ids + b * in().L;
     const int64_t last_tile = (end - 1) / kSteps * kSteps;
-    for (int i = 0; i + 1 < kStages<R>; ++i) fetch(last_tile - i * kSteps, i);
+    Feed feed{};
+    if constexpr (copies) feed = first_feed(last_tile);
+    for (int i = 0; i + 1 < kStages<R>; ++i) {
+      if constexpr (copies) {
+        fetch_next(feed, i);
+      } else if (last_tile - i * kSteps >= begin) {
+        load_tile(last_tile - i * kSteps, i);
+      } else {
+        commit_copies();
+      }
+    }
     int window = window_at(ids, last_tile), stage = 0;
     for (int64_t t0 = last_tile; t0 >= begin; t0 -= kSteps) {
       const int count = static_cast<int>(end - t0 < kSteps ? end - t0 : kSteps);
@@ -294,7 +346,13 @@ struct BackWalker {
       }
       prepare(stage, marks, bias);
       const int before = stage == 0 ? kStages<R> - 1 : stage - 1;
-      fetch(t0 - (kStages<R> - 1) * kSteps, before);
+      if constexpr (copies) {
+        fetch_next(feed, before);
+      } else if (t0 - (kStages<R> - 1) * kSteps >= begin) {
+        load_tile(t0 - (kStages<R> - 1) * kSteps, before);
+      } else {
+        commit_copies();
+      }
       __syncthreads();
       tile(stage, t0, several, channel, rate, first_h, B, C, g, dA, dB, dC);
       __syncwarp();
@@ -581,8 +639,10 @@ void backward(Stream& stream, const ScanBackwardArgs& a) {
   add_parts(stream, p.partial_bias, parts, a.E, a.ddelta_bias.as<float>());
   add_parts(stream, p.partial_D, parts, a.E, a.dD.as<float>());
   if (constant) {
-    add_parts(stream, p.partial_B, parts, NE, a.dBm.as<T>());
-    add_parts(stream, p.partial_C, parts, NE, a.dCm.as<T>());
+    with_training_type(a.dBm.dtype, [&]<class G>() {
+      add_parts(stream, p.partial_B, parts, NE, a.dBm.as<G>());
+      add_parts(stream, p.partial_C, parts, NE, a.dCm.as<G>());
+    });
   } else {
     launch(stream, kName, add_blocks_kernel<T>,
            dim3(static_cast<unsigned>(ceil_div(rows * groups * 2 * kN, 256))), dim3(256), 0,

@@ -44,8 +44,6 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
   const int lane = threadIdx.x % kWarp, part = lane / kChannels;
   const int64_t b = job / slabs, at = job % slabs * kChannels + lane % kChannels;
   const int64_t c = at < E ? at : E - 1;
-  const T* from_B = w.in.bc(w.in.Bm, b, c);
-  const T* from_C = w.in.bc(w.in.Cm, b, c);
   float* state = w.h + b * w.h_stride + c;
   float h[kStates], rate[kStates], B[kStates], C[kStates];
 #pragma unroll
@@ -54,8 +52,8 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
     const bool valid = n < N;
     rate[i] = valid ? decay_rate(w.in.A_t[n * E + c]) : -1.0f;
     h[i] = valid ? state[n * E] : 0.0f;
-    B[i] = valid ? load(from_B + n) : 0.0f;
-    C[i] = valid ? load(from_C + n) : 0.0f;
+    B[i] = valid ? w.in.bc(w.in.Bm, b, c, n) : 0.0f;
+    C[i] = valid ? w.in.bc(w.in.Cm, b, c, n) : 0.0f;
   }
   const float u = load(w.in.u.data + b * w.in.u.stride + c);
   float d = __fadd_rn(load(w.in.delta.data + b * w.in.delta.stride + c),

@@ -137,7 +137,7 @@ struct Rows {
 template <class T>
 struct ScanInput {
   int64_t B, L, E, N, group;  // group: channels of a group
-  bool constant, softplus;
+  bool constant, constant_f32, softplus;  // B and C that are constant may be f32
   Rows<T> u, delta, Bm, Cm, z;
   const float *delta_bias, *A_t, *D;
   const int32_t* ids;
@@ -153,9 +153,10 @@ struct ScanInput {
   __device__ int64_t limit(int64_t c) const { return (c / group + 1) * group; }
   __host__ __device__ int64_t tiles() const { return (L + 7) / 8; }
 
-  // Where B or C of token `row` and channel c begins.
-  __device__ __forceinline__ const T* bc(const Rows<T>& r, int64_t row, int64_t c) const {
-    return constant ? r.data + c * N : r.data + row * r.stride + c / group * N;
+  // State n of B or C of token `row` and channel c.
+  __device__ __forceinline__ float bc(const Rows<T>& r, int64_t row, int64_t c, int64_t n) const {
+    if (!constant) return load(r.data + row * r.stride + c / group * N + n);
+    return constant_f32 ? reinterpret_cast<const float*>(r.data)[c * N + n] : load(r.data + c * N + n);
   }
 };
 
@@ -164,6 +165,7 @@ ScanInput<T> scan_input(const Args& a) {
   ScanInput<T> in{};
   in.B = a.B, in.E = a.E, in.N = a.N;
   in.constant = a.bc == ScanBC::kConstant, in.softplus = a.delta_softplus;
+  in.constant_f32 = a.Bm.dtype == DType::kF32;
   in.group = in.constant ? a.E : a.E / a.G;
   in.u = {a.u.template as<T>(), a.u_stride};
   in.delta = {a.delta.template as<T>(), a.delta_stride};

@@ -203,10 +203,13 @@ struct Walker {
     }
   }
 
-  // States 8 part ... of a row of B or C without shared memory.
-  __device__ void load_states(const T* p, int64_t first, bool valid, float (&v)[kStates]) const {
+  // States from `first` of a token's B or C without shared memory.
+  __device__ void load_states(const Rows<T>& from, int64_t row, int64_t channel, int64_t first,
+                              bool valid, float (&v)[kStates]) const {
 #pragma unroll
-    for (int i = 0; i < kStates; ++i) v[i] = valid && first + i < w.in.N ? load(p + first + i) : 0.0f;
+    for (int i = 0; i < kStates; ++i) {
+      v[i] = valid && first + i < w.in.N ? w.in.bc(from, row, channel, first + i) : 0.0f;
+    }
   }
 
   __device__ void run(int64_t segment) const {
@@ -271,9 +274,9 @@ struct Walker {
           } else {
             const bool valid = !(marks.padding >> (t + k) & 1);
             const int64_t row = b * w.in.L + t0 + (valid ? t + k : 0);
-            load_states(w.in.bc(w.in.Bm, row, channel), kStates * part, valid, B);
+            load_states(w.in.Bm, row, channel, kStates * part, valid, B);
             if (kNeedsC) {
-              load_states(w.in.bc(w.in.Cm, row, channel), kStates * part, valid, C);
+              load_states(w.in.Cm, row, channel, kStates * part, valid, C);
             }
           }
           if constexpr (kSums) sum_d += step.x;

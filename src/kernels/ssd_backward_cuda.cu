@@ -49,8 +49,9 @@ struct alignas(16) BackMemory {
   T product[kChunk * kLdP];  // M, at the end the sum of the heads' decays * d * dM
   Stage stages[kStages];
   // Sums of columns of warps: over s of K, C dC between chunks, over p of x dX between chunks; over
-  // t of K / d; over t of dy x.
+  // t of K / d; over t of dy x. K without its diagonal, which has no part in the decays.
   float row[4][kChunk], inter[4][kChunk], state[4][kChunk], column[4][kChunk], skip[4][kPart];
+  float diagonal[kChunk];
   float carried[kWarps];
 };
 
@@ -226,8 +227,12 @@ struct BackBlock {
         const float d = s.steps.d[at], K = products[j][e] * w * dm[j][e];
         M[j][e] = products[j][e] * w;
         weights[j][e] = fmaf(w * d, dm[j][e], weights[j][e]);
-        rows[e / 2] = fmaf(d, K, rows[e / 2]);
-        columns[2 * j + e % 2] += K;
+        if (wn == wm && at == row + e / 2 * 8) {
+          m.diagonal[at] = K;
+        } else {
+          rows[e / 2] = fmaf(d, K, rows[e / 2]);
+          columns[2 * j + e % 2] += K;
+        }
       }
     }
     store_product(M);
@@ -367,7 +372,7 @@ struct BackBlock {
 
   // Of tokens 2 lane and 2 lane + 1 over the parts of a head, in warp 0.
   struct Sums {
-    float row[2], column[2], state[2], carried;
+    float row[2], column[2], diagonal[2], state[2], carried;
   };
 
   // The gradients of dt and of what a head alone has.
@@ -392,6 +397,7 @@ struct BackBlock {
         sums.column[i] += m.column[k][t];
         sums.state[i] += m.state[k][t];
       }
+      sums.diagonal[i] += m.diagonal[t];
     }
 #pragma unroll
     for (int k = 0; k < kWarps; ++k) sums.carried += m.carried[k];
@@ -425,7 +431,7 @@ struct BackBlock {
       const float size = soft(raw), slope = raw > 20.0f ? 1.0f : 1.0f / (1.0f + expf(-raw));
       const bool limited = size < a.step.dt_min || size > a.step.dt_max;
       const float carried = static_cast<float>(through[i]);
-      const float dd = fmaf(A, carried, sums.column[i] + sums.state[i]);
+      const float dd = fmaf(A, carried, sums.column[i] + sums.diagonal[i] + sums.state[i]);
       const float ddt = limited ? 0.0f : dd * slope;
       store(a.ddt + token * a.ddt_stride + v.head, ddt);
       dA = fmaf(s.steps.d[t], carried, dA);
@@ -524,20 +530,21 @@ __global__ void __launch_bounds__(256)
     store(dC + row * dC_stride + group * N + n, sum);
   }
 }
-// out[i] += sums over `count` parts of `per` neighbouring elements.
+// out[i] += sums over `count` parts of `per` neighbouring elements. A warp an element, so the order
+// is fixed.
 __global__ void __launch_bounds__(256)
     add_parts_kernel(const float* __restrict__ parts, int64_t count, int64_t n, int64_t per, float* out) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / kWarp;
   if (i >= n) return;
+  const int lane = threadIdx.x % kWarp;
   float sum = 0;
-  for (int64_t k = 0; k < count; ++k) {
-    for (int64_t j = 0; j < per; ++j) sum += parts[(k * n + i) * per + j];
-  }
-  out[i] += sum;
+  for (int64_t k = lane; k < count * per; k += kWarp) sum += parts[(k / per * n + i) * per + k % per];
+  sum = warp_sum(sum);
+  if (lane == 0) out[i] += sum;
 }
 void add_parts(Stream& stream, const float* parts, int64_t count, int64_t n, int64_t per, Buf out) {
   if (!out) return;
-  launch(stream, kName, add_parts_kernel, dim3(static_cast<unsigned>(ceil_div(n, 256))), dim3(256), 0,
+  launch(stream, kName, add_parts_kernel, dim3(static_cast<unsigned>(ceil_div(n, 8))), dim3(256), 0,
          parts, count, n, per, out.as<float>());
 }
 
@@ -562,9 +569,13 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
     const int64_t of_row = a.H * k.plan.parts * kPart * NP;
     constexpr int64_t kBlocks = 132;
     const int64_t wanted = chunks * a.B * a.G * of_group / kBlocks;
-    k.per_block = static_cast<int32_t>(wanted < k.plan.parts ? k.plan.parts
-                                       : wanted < of_group   ? wanted / k.plan.parts * k.plan.parts
-                                                             : of_group);
+    const int64_t parts = k.plan.parts;
+    // With documents a row's sums over heads must not depend on how long or how many the rows are.
+    constexpr int64_t kFixedHeads = 4;
+    k.per_block = static_cast<int32_t>(a.doc_ids           ? kFixedHeads * parts
+                                       : wanted < parts    ? parts
+                                       : wanted < of_group ? wanted / parts * parts
+                                                           : of_group);
     k.splits = static_cast<int32_t>(ceil_div(of_group, k.per_block));
     grid = dim3(static_cast<unsigned>(chunks), static_cast<unsigned>(a.G * k.splits),
                 static_cast<unsigned>(a.B));
@@ -636,10 +647,10 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
            dim3(256), 0, k.partial, k.plan.ids, int64_t{k.splits}, a.B * a.L, a.G, a.N, k.dB,
            a.dB_stride, k.dC, a.dC_stride);
   }
-  const int64_t parts = a.B * grid.x;
-  add_parts(stream, k.partial_A, parts, a.H, 1, a.dA);
-  add_parts(stream, k.partial_bias, parts, a.H, 1, a.ddt_bias);
-  add_parts(stream, k.partial_D, parts, a.D_has_hdim ? a.H * a.P : a.H, a.D_has_hdim ? 1 : a.P, a.dD);
+  const int64_t blocks = a.B * grid.x;
+  add_parts(stream, k.partial_A, blocks, a.H, 1, a.dA);
+  add_parts(stream, k.partial_bias, blocks, a.H, 1, a.ddt_bias);
+  add_parts(stream, k.partial_D, blocks, a.D_has_hdim ? a.H * a.P : a.H, a.D_has_hdim ? 1 : a.P, a.dD);
   if (reset != nullptr) add_parts(stream, reset, a.B, a.H * PN, 1, a.dS_reset);
 }
 
