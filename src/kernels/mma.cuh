@@ -33,6 +33,16 @@ __device__ __forceinline__ float2 unpack2(uint32_t v) {
   return make_float2(to_float(low), to_float(high));
 }
 
+// Two neighbours, aligned.
+template <class T>
+__device__ __forceinline__ void store_pair(T* p, const float (&v)[2]) {
+  if constexpr (sizeof(T) == 4) {
+    *reinterpret_cast<float2*>(p) = make_float2(v[0], v[1]);
+  } else {
+    *reinterpret_cast<uint32_t*>(p) = pack2<T>(v[0], v[1]);
+  }
+}
+
 // 16 rows (m) by 16 columns (k) of A: with g = lane / 4 and q = lane % 4 the elements of a lane are
 // (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1) and the same with k + 8. For f32 the order of k
 // within a step of 8 is so chosen too, in A and in B alike.

@@ -34,7 +34,9 @@ struct BackMemory {
   static constexpr int kStates = Lanes<R>::kStates;
   // Lanes that hold a sum over channels side by side: of different channels, same states.
   static constexpr int kGroups = kChannels >= 4 ? kChannels / 4 : 1;
-  static constexpr int kSlots = kBlockWarps * kGroups, kSlot = 2 * kN * kSteps + 8;
+  // A sum's place: the states of a lane are followed by elements that are not used, a slot by 16.
+  static constexpr int kGap = R == 4 ? 8 : 0, kLane = kStates * kSteps + kGap;
+  static constexpr int kSlots = kBlockWarps * kGroups, kSlot = 2 * R * kLane + 16;
   struct alignas(16) Stage {
     T u[kSteps * kChannels], delta[kSteps * kChannels], z[kSteps * kChannels];
     T dy[kSteps * kChannels];
@@ -43,7 +45,8 @@ struct BackMemory {
   struct alignas(16) Warp {
     Stage stages[kStages<R>];
     float4 step[kSteps * kChannels];  // d (infinite at a reset), d u, gradient of the ungated y, d
-    float sums[kSteps][3][kWarp];     // of a lane over its states: g B, g a h A, C h
+    // Of a lane over its states: g B, g a h A, C h. Rows lie in different banks.
+    float sums[kSteps][3 * kWarp + 8];
   };
   Warp warps[kBlockWarps];
   struct alignas(16) StageBC {
@@ -210,77 +213,122 @@ struct BackWalker {
   }
 
   // Step sizes and gradients of the ungated y.
-  __device__ void prepare(int stage, const Marks& marks, const float (&bias)[kVec]) const {
+  __device__ __forceinline__ void prepare(int stage, const Marks& marks,
+                                          const float (&bias)[kVec]) const {
     const auto& s = mine.stages[stage];
     const int t = lane / kAcross, c = lane % kAcross * kVec;
     if (t >= kSteps) return;
-    float u[kVec], x[kVec], z[kVec] = {}, dy[kVec];
+    float u[kVec], d[kVec], out[kVec];
     load_n<kVec>(s.u + t * kChannels + c, u);
-    load_n<kVec>(s.delta + t * kChannels + c, x);
-    load_n<kVec>(s.dy + t * kChannels + c, dy);
-    const bool has_z = in().z.data != nullptr;
-    if (has_z) load_n<kVec>(s.z + t * kChannels + c, z);
-    const bool padding = marks.padding >> t & 1, reset = marks.reset >> t & 1;
+    load_n<kVec>(s.delta + t * kChannels + c, d);
+    load_n<kVec>(s.dy + t * kChannels + c, out);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      float d = __fadd_rn(x[i], bias[i]);
-      if (in().softplus) d = softplus<T>(d);
-      const float out = has_z ? dy[i] * z[i] * sigmoid_of<T>(z[i]) : dy[i];
-      mine.step[t * kChannels + c + i] =
-          padding || !active ? make_float4(0, 0, 0, 0)
-                  : make_float4(reset ? __int_as_float(0x7f800000) : d, __fmul_rn(d, u[i]), out, d);
+    for (int i = 0; i < kVec; ++i) d[i] = __fadd_rn(d[i], bias[i]);
+    if (in().softplus) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) d[i] = softplus<T>(d[i]);
     }
+    if (in().z.data != nullptr) {
+      float z[kVec];
+      load_n<kVec>(s.z + t * kChannels + c, z);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) out[i] *= z[i] * sigmoid_of<T>(z[i]);
+    }
+    float4 step[kVec];
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) step[i] = make_float4(d[i], __fmul_rn(d[i], u[i]), out[i], d[i]);
+    if ((marks.padding | marks.reset) != 0 || !active) {
+      const bool padding = marks.padding >> t & 1 || !active, reset = marks.reset >> t & 1;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        if (reset) step[i].x = __int_as_float(0x7f800000);
+        if (padding) step[i] = make_float4(0, 0, 0, 0);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) mine.step[t * kChannels + c + i] = step[i];
   }
 
-  // The gradients of u, delta and z of the tile's tokens.
-  __device__ void finish(int stage, const Marks& marks, int64_t t0, const float (&bias)[kVec],
-                         const float (&D)[kVec], float (&dbias)[kVec], float (&dD)[kVec]) const {
+  // The gradients of u, delta and z of the tile's tokens; `to` are where this lane's go.
+  struct Output {
+    T *du, *ddelta, *dz;
+  };
+  __device__ __forceinline__ void finish(int stage, const Marks& marks, int count, const Output& to,
+                                         int64_t at, const float (&bias)[kVec],
+                                         const float (&D)[kVec], float (&dbias)[kVec],
+                                         float (&dD)[kVec]) const {
     const auto& s = mine.stages[stage];
     const int t = lane / kAcross, c = lane % kAcross * kVec;
-    if (t >= kSteps || t0 + t >= end) return;
-    const bool has_z = in().z.data != nullptr, padding = marks.padding >> t & 1;
-    const int64_t row = b * in().L + t0 + t, at = first_channel + c;
-    float du[kVec], dd[kVec], dz[kVec];
+    if (t >= count) return;
+    float sum[3][kVec] = {}, u[kVec], dy[kVec], raw[kVec], du[kVec], dd[kVec], dz[kVec] = {};
+    float part[3][R < 8 ? R : 1][kVec];
+    float4 step[kVec];
+    load_n<kVec>(s.u + t * kChannels + c, u);
+    load_n<kVec>(s.delta + t * kChannels + c, raw);
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      float sum[3] = {};
+    for (int i = 0; i < kVec; ++i) step[i] = mine.step[t * kChannels + c + i];
+    if constexpr (R < 8) {
+#pragma unroll
+      for (int k = 0; k < 3; ++k) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) load_n<kVec>(mine.sums[t] + k * kWarp + r * kChannels + c, part[k][r]);
+      }
+#pragma unroll
+      for (int k = 0; k < 3; ++k) {
+#pragma unroll
+        for (int r = 0; r < R; ++r) {
+#pragma unroll
+          for (int i = 0; i < kVec; ++i) sum[k][i] += part[k][r][i];
+        }
+      }
+    } else {
 #pragma unroll
       for (int r = 0; r < R; ++r) {
 #pragma unroll
-        for (int k = 0; k < 3; ++k) sum[k] += mine.sums[t][k][r * kChannels + c + i];
-      }
-      const float u = load(s.u + t * kChannels + c + i), dy = load(s.dy + t * kChannels + c + i);
-      const float raw = __fadd_rn(load(s.delta + t * kChannels + c + i), bias[i]);
-      const float4 step = mine.step[t * kChannels + c + i];
-      dd[i] = fmaf(sum[0], u, sum[1] * 0.69314718f);
-      if (in().softplus && raw <= 20.0f) dd[i] *= sigmoid_of<T>(raw);
-      du[i] = fmaf(step.w, sum[0], D[i] * step.z);
-      dz[i] = 0;
-      if (has_z) {
-        const float z = load(s.z + t * kChannels + c + i), gate = sigmoid_of<T>(z);
-        dz[i] = dy * fmaf(D[i], u, sum[2]) * gate * fmaf(z, 1.0f - gate, 1.0f);
-      }
-      if (padding) {
-        dd[i] = du[i] = dz[i] = 0;
-      } else {
-        dbias[i] += dd[i];
-        dD[i] = fmaf(step.z, u, dD[i]);
+        for (int k = 0; k < 3; ++k) sum[k][0] += mine.sums[t][k * kWarp + r * kChannels + c];
       }
     }
-    T* to_u = a.du + row * a.du_stride + at;
-    T* to_d = a.ddelta + row * a.ddelta_stride + at;
-    T* to_z = a.dz == nullptr ? nullptr : a.dz + row * a.dz_stride + at;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      raw[i] = __fadd_rn(raw[i], bias[i]);
+      dd[i] = fmaf(sum[0][i], u[i], sum[1][i] * 0.69314718f);
+      du[i] = fmaf(step[i].w, sum[0][i], D[i] * step[i].z);
+    }
+    if (in().softplus) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float slope = sigmoid_of<T>(raw[i]);
+        dd[i] *= raw[i] <= 20.0f ? slope : 1.0f;
+      }
+    }
+    if (to.dz != nullptr) {
+      float z[kVec];
+      load_n<kVec>(s.z + t * kChannels + c, z);
+      load_n<kVec>(s.dy + t * kChannels + c, dy);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float gate = sigmoid_of<T>(z[i]);
+        dz[i] = dy[i] * fmaf(D[i], u[i], sum[2][i]) * gate * fmaf(z[i], 1.0f - gate, 1.0f);
+      }
+    }
+    if (marks.padding >> t & 1) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) dd[i] = du[i] = dz[i] = 0;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) dbias[i] += dd[i], dD[i] = fmaf(step[i].z, u[i], dD[i]);
+    }
     if constexpr (copies) {
-      store_n<kVec>(to_u, du);
-      store_n<kVec>(to_d, dd);
-      if (to_z != nullptr) store_n<kVec>(to_z, dz);
+      store_pair(to.du, du);
+      store_pair(to.ddelta, dd);
+      if (to.dz != nullptr) store_pair(to.dz, dz);
     } else {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         if (at + i >= limit) continue;
-        store(to_u + i, du[i]);
-        store(to_d + i, dd[i]);
-        if (to_z != nullptr) store(to_z + i, dz[i]);
+        store(to.du + i, du[i]);
+        store(to.ddelta + i, dd[i]);
+        if (to.dz != nullptr) store(to.dz + i, dz[i]);
       }
     }
   }
@@ -319,6 +367,10 @@ struct BackWalker {
     }
     const int32_t* ids = in().ids == nullptr ? nullptr : in().ids + b * in().L;
     const int64_t last_tile = (end - 1) / kSteps * kSteps;
+    const int64_t at = first_channel + lane % kAcross * kVec;
+    const int64_t row = b * in().L + last_tile + lane / kAcross;
+    Output to{a.du + row * a.du_stride + at, a.ddelta + row * a.ddelta_stride + at,
+              a.dz == nullptr ? nullptr : a.dz + row * a.dz_stride + at};
     Feed feed{};
     if constexpr (copies) feed = first_feed(last_tile);
     for (int i = 0; i + 1 < kStages<R>; ++i) {
@@ -356,7 +408,9 @@ struct BackWalker {
       __syncthreads();
       tile(stage, t0, several, channel, rate, first_h, B, C, g, dA, dB, dC);
       __syncwarp();
-      if (active) finish(stage, marks, t0, bias, D, dbias, dD);
+      if (active) finish(stage, marks, count, to, at, bias, D, dbias, dD);
+      to.du -= kSteps * a.du_stride, to.ddelta -= kSteps * a.ddelta_stride;
+      if (to.dz != nullptr) to.dz -= kSteps * a.dz_stride;
       stage = stage + 1 == kStages<R> ? 0 : stage + 1;
       if constexpr (!constant) {
         __syncthreads();
@@ -444,9 +498,9 @@ struct BackWalker {
         sum_A = fmaf(carried, rate[i], sum_A);
         dA[i] = fmaf(step.w, carried, dA[i]);
       }
-      mine.sums[t][0][lane] = sum_B;
-      mine.sums[t][1][lane] = sum_A;
-      mine.sums[t][2][lane] = sum_C;
+      mine.sums[t][lane] = sum_B;
+      mine.sums[t][kWarp + lane] = sum_A;
+      mine.sums[t][2 * kWarp + lane] = sum_C;
       if constexpr (constant) {
 #pragma unroll
         for (int i = 0; i < kStates; ++i) dB[i] += of_B[i], dC[i] += of_C[i];
@@ -458,24 +512,24 @@ struct BackWalker {
           add_columns<T>(columns[1][i / 2], of_C[i], of_C[i + 1], one);
         }
       } else {  // one channel: nothing to add
-        float* to = m.sums + warp * Memory::kSlot + kStates * part * kSteps + t;
+        float* to = m.sums + warp * Memory::kSlot + part * Memory::kLane + t;
 #pragma unroll
         for (int i = 0; i < kStates; ++i) {
           to[i * kSteps] = of_B[i];
-          to[(kN + i) * kSteps] = of_C[i];
+          to[R * Memory::kLane + i * kSteps] = of_C[i];
         }
       }
     }
     if constexpr (!constant && kChannels >= 4) {
       constexpr int kGroups = Memory::kGroups;
       const int q = lane % 4, slot = warp * kGroups + lane / 4 % kGroups;
-      float* to = m.sums + slot * Memory::kSlot + kStates * part * kSteps + 2 * q;
+      float* to = m.sums + slot * Memory::kSlot + part * Memory::kLane + 2 * q;
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
 #pragma unroll
         for (int i = 0; i < kStates; ++i) {
           const float* two = columns[k][i / 2] + i % 2 * 2;
-          *reinterpret_cast<float2*>(to + (k * kN + i) * kSteps) = make_float2(two[0], two[1]);
+          *reinterpret_cast<float2*>(to + k * R * Memory::kLane + i * kSteps) = make_float2(two[0], two[1]);
         }
       }
     }
@@ -484,10 +538,13 @@ struct BackWalker {
   // Adds the sums of the block's warps and stores them.
   __device__ void add_slots(int64_t t0, int count) const {
     const int64_t groups = in().E / in().group;
+#pragma unroll 1
     for (int o = threadIdx.x; o < 2 * kN * kSteps; o += kThreads) {
       float sum = 0;
 #pragma unroll
-      for (int slot = 0; slot < Memory::kSlots; ++slot) sum += m.sums[slot * Memory::kSlot + o];
+      for (int slot = 0; slot < Memory::kSlots; ++slot) {
+        sum += m.sums[slot * Memory::kSlot + o + o / (kStates * kSteps) * Memory::kGap];
+      }
       const int t = o % kSteps, n = o / kSteps;
       if (t >= count) continue;
       const int64_t row = b * in().L + t0 + t;

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
   if (part != 0) return;
   const bool has_z = w.in.z.data != nullptr;
   const float z = has_z ? load(w.in.z.data + b * w.in.z.stride + c) : 0.0f;
-  store(w.y + b * w.y_stride + c,
-        gated<T>(sum, w.in.D != nullptr ? w.in.D[c] : 0.0f, u, has_z, z));
+  const float y = fmaf(w.in.D != nullptr ? w.in.D[c] : 0.0f, u, sum);
+  store(w.y + b * w.y_stride + c, has_z ? gate<T>(y, z) : y);
 }
 
 template <class T, int R>

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/async.cuh"
+#include "kernels/mma.cuh"
 #include "kernels/scan.h"
 
 namespace mamba::cuda {
@@ -85,13 +86,11 @@ __device__ __forceinline__ float channel_sum(float v) {
   }
   return v;
 }
-// y = (sum + D u) silu(z).
+// y silu(z).
 template <class T>
-__device__ __forceinline__ float gated(float sum, float D, float u, bool has_z, float z) {
-  const float y = fmaf(D, u, sum);
-  return has_z ? __fmul_rn(y, __fmul_rn(z, sigmoid_of<T>(z))) : y;
+__device__ __forceinline__ float gate(float y, float z) {
+  return __fmul_rn(y, __fmul_rn(z, sigmoid_of<T>(z)));
 }
-
 // What the tokens of a tile are, a bit each: `padding` (or beyond the end), `reset` (the first of a
 // further document).
 struct Marks {

@@ -138,68 +138,138 @@ struct Walker {
     if constexpr (kGradient) rows(w.dy, s.dy);
   }
 
-  // Step sizes of a tile; B and C as f32.
-  __device__ void prepare(const Stage& s, const Marks& marks, const float (&bias)[kVec]) const {
+  static constexpr int kRows = kTile > kDown ? kTile / kDown : 1;  // tokens that a lane prepares
+  __device__ __forceinline__ int row(int k) const { return lane / kAcross + k * kDown; }
+  static __device__ __forceinline__ bool in_tile(int t) { return kDown <= kTile || t < kTile; }
+
+  // Step sizes of a tile; B and C as f32. All is loaded before anything is stored, and what is the
+  // same for all is asked once, so that the chains of instructions run side by side.
+  __device__ __forceinline__ void prepare(const Stage& s, const Marks& marks,
+                                          const float (&bias)[kVec]) const {
     const int c = lane % kAcross * kVec;
+    float u[kRows][kVec], d[kRows][kVec], gate[kGradient ? kRows : 1][kVec];
 #pragma unroll
-    for (int t = lane / kAcross; t < kTile; t += kDown) {
-      float u[kVec], x[kVec];
-      load_n<kVec>(s.u + t * kChannels + c, u);
-      load_n<kVec>(s.delta + t * kChannels + c, x);
-      const bool padding = marks.padding >> t & 1, reset = marks.reset >> t & 1;
+    for (int k = 0; k < kRows; ++k) {
+      if (!in_tile(row(k))) continue;
+      load_n<kVec>(s.u + row(k) * kChannels + c, u[k]);
+      load_n<kVec>(s.delta + row(k) * kChannels + c, d[k]);
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        x[i] = __fadd_rn(x[i], bias[i]);
-        if (w.in.softplus) x[i] = softplus<T>(x[i]);
-        const float du = padding ? 0.0f : __fmul_rn(x[i], u[i]);
-        const float d = padding ? 0.0f : reset ? __int_as_float(0x7f800000) : x[i];
-        m.step[t * kChannels + c + i] = make_float2(d, du);
-        if constexpr (kGradient) {
-          const float dy = load(s.dy + t * kChannels + c + i);
-          const float z = w.in.z.data != nullptr ? load(s.z + t * kChannels + c + i) : 0.0f;
-          const float gate = w.in.z.data != nullptr ? z * sigmoid_of<T>(z) : 1.0f;
-          m.y[t * kChannels + c + i] = padding ? 0.0f : dy * gate;
+      for (int i = 0; i < kVec; ++i) d[k][i] = __fadd_rn(d[k][i], bias[i]);
+    }
+    if (w.in.softplus) {
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) d[k][i] = softplus<T>(d[k][i]);
+      }
+    }
+    if constexpr (kGradient) {
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+        if (in_tile(row(k))) load_n<kVec>(s.dy + row(k) * kChannels + c, gate[k]);
+      }
+      if (w.in.z.data != nullptr) {
+#pragma unroll
+        for (int k = 0; k < kRows; ++k) {
+          float z[kVec] = {};
+          if (in_tile(row(k))) load_n<kVec>(s.z + row(k) * kChannels + c, z);
+#pragma unroll
+          for (int i = 0; i < kVec; ++i) gate[k][i] *= z[i] * sigmoid_of<T>(z[i]);
         }
+      }
+    }
+    const bool plain = (marks.padding | marks.reset) == 0;
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int t = row(k);
+      if (!in_tile(t)) continue;
+      float du[kVec];
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) du[i] = __fmul_rn(d[k][i], u[k][i]);
+      if (!plain) {
+        const bool padding = marks.padding >> t & 1, reset = marks.reset >> t & 1;
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) {
+          du[i] = padding ? 0.0f : du[i];
+          d[k][i] = padding ? 0.0f : reset ? __int_as_float(0x7f800000) : d[k][i];
+          if constexpr (kGradient) gate[k][i] = padding ? 0.0f : gate[k][i];
+        }
+      }
+      if constexpr (kVec == 2) {
+        *reinterpret_cast<float4*>(m.step + t * kChannels + c) =
+            make_float4(d[k][0], du[0], d[k][1], du[1]);
+      } else {
+        m.step[t * kChannels + c] = make_float2(d[k][0], du[0]);
+      }
+      if constexpr (kGradient) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) m.y[t * kChannels + c + i] = gate[k][i];
       }
     }
     if constexpr (copies) {
-      const auto states = [&](const T* from, float* to) {
+      constexpr int kFours = kTile * kN / 4 / kWarp, kWhat = kNeedsC ? 2 : 1;
+      float v[kWhat * kFours][4];
 #pragma unroll
-        for (int p = lane; p < kTile * kN / 4; p += kWarp) {
-          float v[4];
-          load_n<4>(from + 4 * p, v);
-          if (marks.padding >> (4 * p / kN) & 1) v[0] = v[1] = v[2] = v[3] = 0;
-          store_n<4>(to + 4 * p, v);
+      for (int k = 0; k < kWhat * kFours; ++k) {
+        load_n<4>((k < kFours ? s.B : s.C) + 4 * (lane + k % kFours * kWarp), v[k]);
+      }
+      if (marks.padding != 0) {
+#pragma unroll
+        for (int k = 0; k < kWhat * kFours; ++k) {
+          if (marks.padding >> (4 * (lane + k % kFours * kWarp) / kN) & 1) {
+            v[k][0] = v[k][1] = v[k][2] = v[k][3] = 0;
+          }
         }
-      };
-      states(s.B, m.B);
-      if constexpr (kNeedsC) states(s.C, m.C);
+      }
+#pragma unroll
+      for (int k = 0; k < kWhat * kFours; ++k) {
+        store_n<4>((k < kFours ? m.B : m.C) + 4 * (lane + k % kFours * kWarp), v[k]);
+      }
     }
   }
 
-  __device__ void finish(const Stage& s, const Marks& marks, int64_t t0, const float (&D)[kVec]) const {
+  // `to` is where this lane's first channel of the tile's first token goes.
+  __device__ __forceinline__ void finish(const Stage& s, const Marks& marks, int count, T* to,
+                                         const float (&D)[kVec]) const {
     const int c = lane % kAcross * kVec;
     const bool has_z = w.in.z.data != nullptr;
-    T* to = w.y + (b * w.in.L + t0) * w.y_stride + first_channel + c;
+    float y[kRows][kVec], u[kRows][kVec], z[kRows][kVec];
 #pragma unroll
-    for (int t = lane / kAcross; t < kTile; t += kDown) {
-      if (t0 + t >= end) continue;
-      float y[kVec], u[kVec], z[kVec] = {};
-      load_n<kVec>(m.y + t * kChannels + c, y);
-      load_n<kVec>(s.u + t * kChannels + c, u);
-      if (has_z) load_n<kVec>(s.z + t * kChannels + c, z);
+    for (int k = 0; k < kRows; ++k) {
+      if (!in_tile(row(k))) continue;
+      load_n<kVec>(m.y + row(k) * kChannels + c, y[k]);
+      load_n<kVec>(s.u + row(k) * kChannels + c, u[k]);
+      if (has_z) load_n<kVec>(s.z + row(k) * kChannels + c, z[k]);
+    }
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        y[i] = marks.padding >> t & 1 ? 0.0f : gated<T>(y[i], D[i], u[i], has_z, z[i]);
+    for (int k = 0; k < kRows; ++k) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) y[k][i] = fmaf(D[i], u[k][i], y[k][i]);
+    }
+    if (has_z) {
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) y[k][i] = gate<T>(y[k][i], z[k][i]);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int t = row(k);
+      if (t >= count) continue;
+      if (marks.padding >> t & 1) {
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) y[k][i] = 0;
       }
       if constexpr (copies) {
-        store_n<kVec>(to + t * w.y_stride, y);
+        store_pair(to, y[k]);
       } else {
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
-          if (first_channel + c + i < limit) store(to + t * w.y_stride + i, y[i]);
+          if (first_channel + c + i < limit) store(to + i, y[k][i]);
         }
       }
+      to += kDown * w.y_stride;
     }
   }
 
@@ -241,6 +311,11 @@ struct Walker {
     if constexpr (copies) {
       feed = first_feed();
       for (int i = 0; i + 1 < Memory::kStages; ++i) fetch_next(feed, m.stages[i]);
+    }
+    T* to_y = nullptr;
+    if constexpr (kOutput) {
+      to_y = w.y + (b * w.in.L + begin + lane / kAcross) * w.y_stride + first_channel +
+             lane % kAcross * kVec;
     }
     int stage = 0;
     for (int64_t t0 = begin; t0 < end; t0 += kTile) {
@@ -315,7 +390,10 @@ struct Walker {
         }
       }
       __syncwarp();
-      if constexpr (kOutput) finish(s, marks, t0, D);
+      if constexpr (kOutput) {
+        finish(s, marks, count, to_y, D);
+        to_y += kTile * w.y_stride;
+      }
       if constexpr (!copies) __syncwarp();
     }
     if (first_channel + c >= limit) return;
@@ -383,7 +461,7 @@ void launch_walk(Stream& stream, const char* name, const Walk<T>& w) {
 
 // Segments of at least 256 tokens, as many as give the card enough warps.
 inline int64_t segments_of(int64_t warps, int64_t L) {
-  constexpr int64_t kEnough = 400, kWanted = 1536, kShortest = 256;
+  constexpr int64_t kEnough = 800, kWanted = 2112, kShortest = 256;
   if (warps >= kEnough || L < 2 * kShortest) return 1;
   const int64_t wanted = ceil_div(kWanted, warps);
   return wanted < L / kShortest ? wanted : L / kShortest;

@@ -30,7 +30,7 @@ struct Backward {
   T *dB, *dC;
   int64_t dB_stride, dC_stride;
   float* partial;  // (splits, B L, G, 2, N) where a group has several blocks, or null
-  // Sums by sequence and block of chunks: (B, blocks, H), the same, (B, blocks, H P) or null.
+  // Sums by sequence and block of chunks: (B, blocks, H) each, of D (B, blocks, H P) where it has P.
   float *partial_A, *partial_bias, *partial_D;
   int32_t per_block, splits;  // parts of heads of a block, blocks of a group
 };
@@ -197,8 +197,8 @@ struct BackBlock {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float two[2] = {c[j][2 * half], c[j][2 * half + 1]};
-        store_n<2>(m.product + (16 * wm + lane / 4 + 8 * half) * kLdP + 16 * wn + 8 * j + lane % 4 * 2,
-                   two);
+        store_pair(
+            m.product + (16 * wm + lane / 4 + 8 * half) * kLdP + 16 * wn + 8 * j + lane % 4 * 2, two);
       }
     }
   }
@@ -285,7 +285,7 @@ struct BackBlock {
           out[i] = fmaf(d, dx[j][2 * half + i] + between, D * dy[i]);
         }
         if (valid && a.dx_pairs && column + at + 1 < p.P) {
-          store_n<2>(to + at, out);
+          store_pair(to + at, out);
         } else if (valid) {
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
@@ -380,11 +380,18 @@ struct BackBlock {
                                          Sums& sums) const {
     const Plan& p = a.plan;
     if (warp == 1 && a.partial_D != nullptr) {
+      float sum = 0;
       for (int c = lane; c < kPart; c += kWarp) {
         const int64_t channel = v.part * kPart + c;
-        if (channel >= p.P) continue;
-        float* to = a.partial_D + ((b * gridDim.x + blockIdx.x) * p.H + v.head) * p.P + channel;
-        *to += (m.skip[0][c] + m.skip[1][c]) + (m.skip[2][c] + m.skip[3][c]);
+        const float skip = (m.skip[0][c] + m.skip[1][c]) + (m.skip[2][c] + m.skip[3][c]);
+        sum += skip;
+        if (a.D_has_hdim && channel < p.P) {
+          a.partial_D[((b * gridDim.x + blockIdx.x) * p.H + v.head) * p.P + channel] += skip;
+        }
+      }
+      sum = warp_sum(sum);
+      if (!a.D_has_hdim && lane == 0) {
+        a.partial_D[(b * gridDim.x + blockIdx.x) * p.H + v.head] += sum;
       }
     }
     if (warp != 0) return;
@@ -530,22 +537,21 @@ __global__ void __launch_bounds__(256)
     store(dC + row * dC_stride + group * N + n, sum);
   }
 }
-// out[i] += sums over `count` parts of `per` neighbouring elements. A warp an element, so the order
-// is fixed.
+// out[i] += sums over `count` parts. A warp an element.
 __global__ void __launch_bounds__(256)
-    add_parts_kernel(const float* __restrict__ parts, int64_t count, int64_t n, int64_t per, float* out) {
+    add_parts_kernel(const float* __restrict__ parts, int64_t count, int64_t n, float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / kWarp;
   if (i >= n) return;
   const int lane = threadIdx.x % kWarp;
   float sum = 0;
-  for (int64_t k = lane; k < count * per; k += kWarp) sum += parts[(k / per * n + i) * per + k % per];
+  for (int64_t k = lane; k < count; k += kWarp) sum += parts[k * n + i];
   sum = warp_sum(sum);
   if (lane == 0) out[i] += sum;
 }
-void add_parts(Stream& stream, const float* parts, int64_t count, int64_t n, int64_t per, Buf out) {
+void add_parts(Stream& stream, const float* parts, int64_t count, int64_t n, Buf out) {
   if (!out) return;
   launch(stream, kName, add_parts_kernel, dim3(static_cast<unsigned>(ceil_div(n, 8))), dim3(256), 0,
-         parts, count, n, per, out.as<float>());
+         parts, count, n, out.as<float>());
 }
 
 template <class T>
@@ -586,7 +592,8 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
     from_zeros = pieces.used;
     k.partial_A = pieces.take<float>(a.B * chunks * a.H);
     k.partial_bias = pieces.take<float>(a.B * chunks * a.H);
-    k.partial_D = a.dD ? pieces.take<float>(a.B * chunks * a.H * a.P) : nullptr;
+    k.partial_D = a.dD ? pieces.take<float>(a.B * chunks * a.H * (a.D_has_hdim ? a.P : 1))
+                         : nullptr;
     reset = a.doc_ids && a.dS_reset ? pieces.take<float>(a.B * a.H * PN) : nullptr;
     zeros = pieces.used - from_zeros;
     if (pieces.data != nullptr) {
@@ -648,10 +655,10 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
            a.dB_stride, k.dC, a.dC_stride);
   }
   const int64_t blocks = a.B * grid.x;
-  add_parts(stream, k.partial_A, blocks, a.H, 1, a.dA);
-  add_parts(stream, k.partial_bias, blocks, a.H, 1, a.ddt_bias);
-  add_parts(stream, k.partial_D, blocks, a.D_has_hdim ? a.H * a.P : a.H, a.D_has_hdim ? 1 : a.P, a.dD);
-  if (reset != nullptr) add_parts(stream, reset, a.B, a.H * PN, 1, a.dS_reset);
+  add_parts(stream, k.partial_A, blocks, a.H, a.dA);
+  add_parts(stream, k.partial_bias, blocks, a.H, a.ddt_bias);
+  add_parts(stream, k.partial_D, blocks, a.D_has_hdim ? a.H * a.P : a.H, a.dD);
+  if (reset != nullptr) add_parts(stream, reset, a.B, a.H * PN, a.dS_reset);
 }
 
 }  // namespace

@@ -175,7 +175,7 @@ struct ForwardBlock {
         float x[2];
         load_n<2>(m.x[stage] + at, x);
         const float two[2] = {fmaf(D[0], x[0], y[j][2 * half]), fmaf(D[1], x[1], y[j][2 * half + 1])};
-        store_n<2>(m.y + at, two);
+        store_pair(m.y + at, two);
       }
     }
     __syncwarp();

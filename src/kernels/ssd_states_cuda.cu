@@ -179,7 +179,7 @@ struct StatesWalk {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float two[2] = {s[j][2 * half], s[j][2 * half + 1]};
-        store_n<2>(tile + (lane / 4 + 8 * half) * kLdOut + 8 * j + lane % 4 * 2, two);
+        store_pair(tile + (lane / 4 + 8 * half) * kLdOut + 8 * j + lane % 4 * 2, two);
       }
     }
     __syncwarp();
