@@ -187,6 +187,7 @@ struct Walker {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) du[i] = __fmul_rn(d[k][i], u[k][i]);
       if (!plain) {
+        asm volatile("");  // a branch: it is rare
         const bool padding = marks.padding >> t & 1, reset = marks.reset >> t & 1;
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
@@ -214,6 +215,7 @@ struct Walker {
         load_n<4>((k < kFours ? s.B : s.C) + 4 * (lane + k % kFours * kWarp), v[k]);
       }
       if (marks.padding != 0) {
+        asm volatile("");
 #pragma unroll
         for (int k = 0; k < kWhat * kFours; ++k) {
           if (marks.padding >> (4 * (lane + k % kFours * kWarp) / kN) & 1) {
@@ -467,8 +469,7 @@ inline int64_t segments_of(int64_t warps, int64_t L) {
   return wanted < L / kShortest ? wanted : L / kShortest;
 }
 template <class T>
-void cut(Walk<T>& w, int channels) {
-  const int64_t wanted = segments_of(w.in.slabs(channels) * w.in.B, w.in.L);
+void cut(Walk<T>& w, int64_t wanted) {
   w.per_segment = ceil_div(ceil_div(w.in.L, wanted), kTile) * kTile;
   w.segments = w.in.L == 0 ? 1 : ceil_div(w.in.L, w.per_segment);
 }
