@@ -3,7 +3,6 @@
 // first pass finds the state that every block alone ends with and the product of its a, a second
 // one chains these, the third walks the blocks again from the states before them.
 #include "kernels/affine_scan.h"
-
 #include "kernels/cuda.cuh"
 
 namespace mamba::cuda {
@@ -21,8 +20,8 @@ struct Scan {
   const float* first;  // state before step 0, or null
   const float* h;      // backward: the result of the forward, and the state before it
   const float* h0;
-  float *out, *da;  // h, or dx and da
-  float* last;      // backward: dh0, or null
+  float *out, *da;         // h, or dx and da
+  float* last;             // backward: dh0, or null
   float *ends, *products;  // (B, blocks, D)
 
   __device__ __forceinline__ int64_t at(int64_t b, int64_t k, int64_t i) const {
@@ -38,10 +37,10 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(const __grid_constant__ 
   const int64_t begin = block * s.per_block;
   const int64_t end = begin + s.per_block < s.L ? begin + s.per_block : s.L;
   const int64_t mine = (b * s.blocks + block) * s.D + i;
-  float state = ends_only                ? 0.0f
-                : s.blocks > 1           ? s.ends[mine]
-                : s.first != nullptr     ? s.first[b * s.D + i]
-                                         : 0.0f;
+  float state = ends_only            ? 0.0f
+                : s.blocks > 1       ? s.ends[mine]
+                : s.first != nullptr ? s.first[b * s.D + i]
+                                     : 0.0f;
   float product = 1;
 #pragma unroll 4
   for (int64_t k = begin; k < end; ++k) {
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(const __grid_constant__ 
       const float g = x + state;
       if (!ends_only) {
         // The step before in the forward's direction is the next one here.
-        const float before = k + 1 < s.L         ? s.h[s.at(b, k + 1, i)]
+        const float before = k + 1 < s.L       ? s.h[s.at(b, k + 1, i)]
                              : s.h0 != nullptr ? s.h0[b * s.D + i]
                                                : 0.0f;
         s.da[at] = g * before;

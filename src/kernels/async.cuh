@@ -14,7 +14,9 @@ __device__ __forceinline__ void copy16_async(void* shared, const void* global, b
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 // Waits until all but the `pending` latest groups of this thread have arrived.
 template <int pending>
 __device__ __forceinline__ void wait_copies() {

@@ -44,8 +44,8 @@ __device__ __forceinline__ void store_pair(T* p, const float (&v)[2]) {
 }
 
 // 16 rows (m) by 16 columns (k) of A: with g = lane / 4 and q = lane % 4 the elements of a lane are
-// (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1) and the same with k + 8. For f32 the order of k
-// within a step of 8 is so chosen too, in A and in B alike.
+// (g, 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1) and the same with k + 8. For f32 the order of
+// k within a step of 8 is so chosen too, in A and in B alike.
 template <class T>
 struct FragmentA {
   uint32_t v[4];
@@ -89,7 +89,8 @@ __device__ __forceinline__ void load_a(FragmentA<T>& a, const T* tile, int ld, i
   if constexpr (sizeof(T) == 2) {
     // Matrices of 8 x 8: (m, k), (m + 8, k), (m, k + 8), (m + 8, k + 8).
     const int r = lane % 8, m8 = lane / 8 % 2 * 8, k8 = lane / 16 * 8;
-    const T* p = transposed ? tile + (k0 + k8 + r) * ld + m0 + m8 : tile + (m0 + m8 + r) * ld + k0 + k8;
+    const T* p =
+        transposed ? tile + (k0 + k8 + r) * ld + m0 + m8 : tile + (m0 + m8 + r) * ld + k0 + k8;
     load_matrices<transposed>(a.v, shared_address(p));
   } else {
     const int g = lane / 4, q = lane % 4;
@@ -103,12 +104,14 @@ __device__ __forceinline__ void load_a(FragmentA<T>& a, const T* tile, int ld, i
 // Two fragments, columns n0 ... n0 + 7 and n0 + 8 ... n0 + 15: B(k, n) = tile[n * ld + k], or
 // tile[k * ld + n] if transposed.
 template <bool transposed, class T>
-__device__ __forceinline__ void load_b(FragmentB<T> (&b)[2], const T* tile, int ld, int n0, int k0) {
+__device__ __forceinline__ void load_b(FragmentB<T> (&b)[2], const T* tile, int ld, int n0,
+                                       int k0) {
   const int lane = threadIdx.x % kWarp;
   if constexpr (sizeof(T) == 2) {
     // Matrices: (k, n), (k + 8, n), (k, n + 8), (k + 8, n + 8).
     const int r = lane % 8, k8 = lane / 8 % 2 * 8, n8 = lane / 16 * 8;
-    const T* p = transposed ? tile + (k0 + k8 + r) * ld + n0 + n8 : tile + (n0 + n8 + r) * ld + k0 + k8;
+    const T* p =
+        transposed ? tile + (k0 + k8 + r) * ld + n0 + n8 : tile + (n0 + n8 + r) * ld + k0 + k8;
     uint32_t v[4];
     load_matrices<transposed>(v, shared_address(p));
     b[0].v[0] = v[0], b[0].v[1] = v[1], b[1].v[0] = v[2], b[1].v[1] = v[3];
@@ -124,7 +127,8 @@ __device__ __forceinline__ void load_b(FragmentB<T> (&b)[2], const T* tile, int 
 
 // The accumulators of two products of 8 columns as A of the next: k = those 16 columns.
 template <class T>
-__device__ __forceinline__ void to_a(FragmentA<T>& a, const float (&low)[4], const float (&high)[4]) {
+__device__ __forceinline__ void to_a(FragmentA<T>& a, const float (&low)[4],
+                                     const float (&high)[4]) {
   if constexpr (sizeof(T) == 2) {
     a.v[0] = pack2<T>(low[0], low[1]), a.v[1] = pack2<T>(low[2], low[3]);
     a.v[2] = pack2<T>(high[0], high[1]), a.v[3] = pack2<T>(high[2], high[3]);
@@ -158,9 +162,9 @@ __device__ __forceinline__ void set_a(FragmentA<T>& a, const float (&v)[8]) {
   }
 }
 
-__device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+__device__ __forceinline__ void mma_tf32(float (&c)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -189,14 +193,12 @@ __device__ __forceinline__ void mma(float (&c)[4], const FragmentA<T>& a, const 
       mma_tf32(c, high, b_high);
     }
   } else if constexpr (std::is_same_v<T, bf16>) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));
   } else {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
         "{%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a.v[0]), "r"(a.v[1]), "r"(a.v[2]), "r"(a.v[3]), "r"(b.v[0]), "r"(b.v[1]));

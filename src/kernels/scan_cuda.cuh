@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What scan's CUDA kernels share: how channels and states lie on the lanes of a warp, the arithmetic
-// of one token (the same bits in the full scan and in a step), the marks of documents and the tiles
-// of tokens. Included by scan_*cuda.cu alone.
+// What scan's CUDA kernels share: how channels and states lie on the lanes of a warp, the
+// arithmetic of one token (the same bits in the full scan and in a step), the marks of documents
+// and the tiles of tokens. Included by scan_*cuda.cu alone.
 #pragma once
 
 #include "kernels/async.cuh"
@@ -13,7 +13,8 @@ namespace mamba::cuda {
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kTile = 16;  // tokens of a tile
 
-// A warp has 32 / R channels; lane r * (32 / R) + c has kStates states of channel c, from kStates r.
+// A warp has 32 / R channels; lane r * (32 / R) + c has kStates states of channel c, from kStates
+// r.
 template <int R>
 struct Lanes {
   static constexpr int kChannels = kWarp / R;
@@ -135,15 +136,19 @@ struct Rows {
 // What forward and backward read.
 template <class T>
 struct ScanInput {
-  int64_t B, L, E, N, group;  // group: channels of a group
+  int64_t B, L, E, N, group;              // group: channels of a group
   bool constant, constant_f32, softplus;  // B and C that are constant may be f32
   Rows<T> u, delta, Bm, Cm, z;
   const float *delta_bias, *A_t, *D;
   const int32_t* ids;
 
   // Channels are taken in slabs of at most `width` of one group.
-  __host__ __device__ int64_t slabs_of_group(int64_t width) const { return (group + width - 1) / width; }
-  __host__ __device__ int64_t slabs(int64_t width) const { return E / group * slabs_of_group(width); }
+  __host__ __device__ int64_t slabs_of_group(int64_t width) const {
+    return (group + width - 1) / width;
+  }
+  __host__ __device__ int64_t slabs(int64_t width) const {
+    return E / group * slabs_of_group(width);
+  }
   __device__ int64_t first_channel(int64_t slab, int64_t width) const {
     const int64_t of_group = slabs_of_group(width);
     return slab / of_group * group + slab % of_group * width;
@@ -155,7 +160,8 @@ struct ScanInput {
   // State n of B or C of token `row` and channel c.
   __device__ __forceinline__ float bc(const Rows<T>& r, int64_t row, int64_t c, int64_t n) const {
     if (!constant) return load(r.data + row * r.stride + c / group * N + n);
-    return constant_f32 ? reinterpret_cast<const float*>(r.data)[c * N + n] : load(r.data + c * N + n);
+    return constant_f32 ? reinterpret_cast<const float*>(r.data)[c * N + n]
+                        : load(r.data + c * N + n);
   }
 };
 

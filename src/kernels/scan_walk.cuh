@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The walk of scan's CUDA kernels: a warp goes through the tokens alone for its channels, with
 // states in registers and a ring of tiles that arrive behind the computation; what a token needs of
-// a channel alone (softplus, gate) is done a tile at a time, a lane an element. Too few channels for
-// the card: time is cut into segments, a first walk finds their last states, and the second starts
-// from those.
+// a channel alone (softplus, gate) is done a tile at a time, a lane an element. Too few channels
+// for the card: time is cut into segments, a first walk finds their last states, and the second
+// starts from those.
 #pragma once
 
 #include "kernels/scan_cuda.cuh"
@@ -28,6 +28,7 @@ struct Walk {
   // with the sum of step sizes up to there), and the gradient that the segment alone passes back.
   float *checkpoint_h, *checkpoint_d, *segment_g;
   Rows<T> dy;
+  int64_t slabs;
 };
 
 // What a walk is for.
@@ -66,9 +67,9 @@ struct Walker {
   static constexpr int kChannels = Lanes<R>::kChannels;
   [[maybe_unused]] static constexpr int kN = Lanes<R>::kN;
   static constexpr int kStates = Lanes<R>::kStates;
-  static constexpr int kVec = R == 4 ? 2 : 1;           // elements that a lane prepares together
-  static constexpr int kAcross = kChannels / kVec;      // lanes along the channels there
-  static constexpr int kDown = kWarp / kAcross;         // tokens that the warp prepares together
+  static constexpr int kVec = R == 4 ? 2 : 1;       // elements that a lane prepares together
+  static constexpr int kAcross = kChannels / kVec;  // lanes along the channels there
+  static constexpr int kDown = kWarp / kAcross;     // tokens that the warp prepares together
 
   const Walk<T>& w;
   Memory& m;
@@ -292,8 +293,7 @@ struct Walker {
     float product[kGradient ? kStates : 1], g[kGradient ? kStates : 1];  // of decays; see segment_g
     float* segment_h = w.segment_h + (b * w.segments + segment) * N * E + channel;
     const float* from = w.segments > 1 ? segment_h : w.h0 + b * w.h_stride + channel;
-    const bool has_state =
-        kOutput ? w.segments > 1 || w.h0 != nullptr : !kSums && w.h0 != nullptr;
+    const bool has_state = kOutput ? w.segments > 1 || w.h0 != nullptr : !kSums && w.h0 != nullptr;
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
       const int64_t n = kStates * part + i;
@@ -402,7 +402,7 @@ struct Walker {
     if constexpr (kSums) {
       if (part == 0) w.segment_d[(b * w.segments + segment) * E + channel] = sum_d;
     }
-    float* to = kSums ? segment_h
+    float* to = kSums                                          ? segment_h
                 : segment + 1 == w.segments && w.hT != nullptr ? w.hT + b * w.h_stride + channel
                                                                : nullptr;
     float* to_g = kGradient ? w.segment_g + (b * w.segments + segment) * N * E + channel : nullptr;
@@ -418,8 +418,7 @@ struct Walker {
   __device__ __forceinline__ void save(int64_t t, const float (&h)[kStates], float sum_d,
                                        int64_t channel) const {
     const int64_t tile = b * w.in.tiles() + t / kCheckpoint;
-    float* to =
-        w.checkpoint_h + (tile * w.in.slabs(kChannels) + slab) * (kWarp * kStates) + 4 * lane;
+    float* to = w.checkpoint_h + (tile * w.slabs + slab) * (kWarp * kStates) + 4 * lane;
 #pragma unroll
     for (int i = 0; i < kStates; i += 4) {
       *reinterpret_cast<float4*>(to + i * kWarp) = make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]);
@@ -434,7 +433,7 @@ template <class T, int R, bool copies, Task task>
 __global__ void __launch_bounds__(kWarps* kWarp) walk_kernel(const __grid_constant__ Walk<T> w) {
   extern __shared__ __align__(16) unsigned char shared[];
   constexpr int kChannels = Lanes<R>::kChannels;
-  const int64_t slabs = w.in.slabs(kChannels);
+  const int64_t slabs = w.slabs;
   int64_t job = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (job >= slabs * w.segments * w.in.B) return;
   const int64_t slab = job % slabs;
@@ -446,16 +445,16 @@ __global__ void __launch_bounds__(kWarps* kWarp) walk_kernel(const __grid_consta
   const int64_t end = begin + w.per_segment < w.in.L ? begin + w.per_segment : w.in.L;
   auto& memory = reinterpret_cast<WarpMemory<T, R, copies, task>*>(shared)[threadIdx.x / kWarp];
   const int64_t first = w.in.first_channel(slab, kChannels);
-  const Walker<T, R, copies, task> walker{w, memory, static_cast<int>(threadIdx.x % kWarp),
-                                          b, slab,   first,
-                                          w.in.limit(first),
-                                          begin, end};
+  const Walker<T, R, copies, task> walker{
+      w,     memory, static_cast<int>(threadIdx.x % kWarp), b, slab, first, w.in.limit(first),
+      begin, end};
   walker.run(segment);
 }
 
 template <class T, int R, bool copies, Task task>
-void launch_walk(Stream& stream, const char* name, const Walk<T>& w) {
-  const int64_t jobs = w.in.slabs(Lanes<R>::kChannels) * w.segments * w.in.B;
+void launch_walk(Stream& stream, const char* name, Walk<T> w) {
+  w.slabs = w.in.slabs(Lanes<R>::kChannels);
+  const int64_t jobs = w.slabs * w.segments * w.in.B;
   launch(stream, name, walk_kernel<T, R, copies, task>,
          dim3(static_cast<unsigned>(ceil_div(jobs, kWarps))), dim3(kWarps * kWarp),
          kWarps * sizeof(WarpMemory<T, R, copies, task>), w);
@@ -477,8 +476,8 @@ void cut(Walk<T>& w, int64_t wanted) {
 // segment_h: from last states of segments alone to first states, in place.
 static __global__ void __launch_bounds__(256)
     chain_kernel(int64_t B, int64_t segments, int64_t N, int64_t E, const float* __restrict__ A_t,
-                 const float* __restrict__ h0, int64_t h_stride, const float* __restrict__ segment_d,
-                 float* __restrict__ segment_h) {
+                 const float* __restrict__ h0, int64_t h_stride,
+                 const float* __restrict__ segment_d, float* __restrict__ segment_h) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= B * N * E) return;
   const int64_t b = i / (N * E), at = i % (N * E), c = at % E;
@@ -497,10 +496,14 @@ static __global__ void __launch_bounds__(256)
 template <class Body>
 void with_lanes(Stream& stream, const char* name, int64_t N, Body&& body) {
   switch (lanes_of(N)) {
-    case 4: return body.template operator()<4>();
-    case 8: return body.template operator()<8>();
-    case 32: return body.template operator()<32>();
-    default: expect_success(stream, name, cudaErrorNotSupported);
+    case 4:
+      return body.template operator()<4>();
+    case 8:
+      return body.template operator()<8>();
+    case 32:
+      return body.template operator()<32>();
+    default:
+      expect_success(stream, name, cudaErrorNotSupported);
   }
 }
 

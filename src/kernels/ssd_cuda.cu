@@ -174,7 +174,8 @@ struct ForwardBlock {
         const int at = (row + lane / 4 + 8 * half) * kLdP + 8 * j + 2 * q;
         float x[2];
         load_n<2>(m.x[stage] + at, x);
-        const float two[2] = {fmaf(D[0], x[0], y[j][2 * half]), fmaf(D[1], x[1], y[j][2 * half + 1])};
+        const float two[2] = {fmaf(D[0], x[0], y[j][2 * half]),
+                              fmaf(D[1], x[1], y[j][2 * half + 1])};
         store_pair(m.y + at, two);
       }
     }
@@ -210,22 +211,19 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   }
 }
 
-// S_reset as the chunks read it.
-template <class T>
-__global__ void __launch_bounds__(256)
-    restart_kernel(const float* __restrict__ from, int64_t P, int64_t N, int64_t NP, int64_t parts,
-                   int64_t count, T* __restrict__ to) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= count) return;
-  const int64_t n = i % NP, h = i / NP / kPart / parts;
-  const int64_t p = i / NP % kPart + i / NP / kPart % parts * kPart;
-  store(to + i, n < N && p < P ? from[(h * P + p) * N + n] : 0.0f);
-}
-
-template <class T>
-Source<T> source(CBuf from, int64_t stride, int64_t width) {
-  return {from.as<T>(), stride,
-          rows_aligned(from, stride, 16) && width * dtype_size(from.dtype) % 16 == 0};
+// Parts of heads of a block: such that the last round of blocks on a card's 132 multiprocessors, 3
+// on each, is full; what a block does once (C B^T) takes 0.7 of what it does for a part.
+int64_t heads_of_block(int64_t of_group, int64_t groups) {
+  constexpr int64_t kTogether = 3 * 132;
+  int64_t best = 1;
+  double least = 0;
+  for (int64_t n = 1; n <= of_group && n <= 64; ++n) {
+    const double rounds = static_cast<double>(ceil_div(groups * ceil_div(of_group, n), kTogether));
+    const double cost = rounds * (static_cast<double>(n) + 0.7);
+    if (n > 1 && cost >= least) continue;
+    best = n, least = cost;
+  }
+  return best;
 }
 
 template <class T>
@@ -267,12 +265,9 @@ void forward(Stream& stream, const SsdArgs& a) {
   const int64_t likely = 2 * ceil_div(a.L, kChunk);
   const int64_t chunks = f.plan.max_chunks < likely ? f.plan.max_chunks : likely;
   const int64_t of_group = a.H / a.G * f.plan.parts;
-  constexpr int64_t kBlocks = 1200, kMost = 8;
-  const int64_t wanted = chunks * a.B * a.G * of_group / kBlocks;
-  f.per_block = static_cast<int32_t>(wanted < 1 ? 1 : wanted > kMost ? kMost : wanted);
+  f.per_block = static_cast<int32_t>(heads_of_block(of_group, chunks * a.B * a.G));
   f.splits = static_cast<int32_t>(ceil_div(of_group, f.per_block));
-  const dim3 grid(static_cast<unsigned>(chunks),
-                  static_cast<unsigned>(a.G * f.splits),
+  const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(a.G * f.splits),
                   static_cast<unsigned>(a.B));
   const auto run = [&]<int kNP>() {
     launch(stream, kName, forward_kernel<T, kNP>, grid, dim3(kThreads),
@@ -312,8 +307,9 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
   const T* x = a.x.data + b * a.x.stride + h * a.P;
   const T* from_B = a.B.data + b * a.B.stride + g * a.N;
   const T* from_C = a.C.data + b * a.C.stride + g * a.N;
-  const float d = limited(soft(load(static_cast<const T*>(a.in.dt) + b * a.in.stride + h) + a.in.bias[h]),
-                          a.in.dt_min, a.in.dt_max);
+  const float d =
+      limited(soft(load(static_cast<const T*>(a.in.dt) + b * a.in.stride + h) + a.in.bias[h]),
+              a.in.dt_min, a.in.dt_max);
   const float decay = expf(d * a.in.A[h]);
   for (int i = threadIdx.x / kWarp; i < kStepRows; i += kThreads / kWarp) {
     const int64_t p = static_cast<int64_t>(blockIdx.x) * kStepRows + i;
@@ -358,9 +354,20 @@ void ssd_forward(Stream& stream, const SsdArgs& a) noexcept {
 void ssd_step(Stream& stream, const SsdStepArgs& a) noexcept {
   if (a.B == 0 || a.H == 0) return;
   with_type(a.x.dtype, [&]<class T>() {
-    const Step<T> s{a.H, a.P, a.N, a.H / a.G, step_input(a), {a.x.as<T>(), a.x_stride, false},
-                    {a.Bm.as<T>(), a.B_stride, false}, {a.Cm.as<T>(), a.C_stride, false},
-                    a.D.as<float>(), a.D_has_hdim, a.S.as<float>(), a.s_stride, a.y.as<T>(), a.y_stride};
+    const Step<T> s{a.H,
+                    a.P,
+                    a.N,
+                    a.H / a.G,
+                    step_input(a),
+                    {a.x.as<T>(), a.x_stride, false},
+                    {a.Bm.as<T>(), a.B_stride, false},
+                    {a.Cm.as<T>(), a.C_stride, false},
+                    a.D.as<float>(),
+                    a.D_has_hdim,
+                    a.S.as<float>(),
+                    a.s_stride,
+                    a.y.as<T>(),
+                    a.y_stride};
     launch(stream, "ssd_step", step_kernel<T>,
            dim3(static_cast<unsigned>(ceil_div(a.P, kStepRows)), static_cast<unsigned>(a.H),
                 static_cast<unsigned>(a.B)),

@@ -31,9 +31,9 @@ struct Plan {
   int64_t max_chunks;  // of a row
   int64_t slots;       // of a row: chunks that continue a document, and the first
   const int32_t* ids;
-  int32_t* order;  // (B, L): tokens that are no padding, or null (all, in order)
-  Chunk* chunks;   // (B, max_chunks), or null
-  int32_t* count;  // (B): chunks, or null
+  int32_t* order;         // (B, L): tokens that are no padding, or null (all, in order)
+  Chunk* chunks;          // (B, max_chunks), or null
+  int32_t* count;         // (B): chunks, or null
   float *d, *high, *low;  // (B, H, L) by slot of token: step size; log2 of the decay since the
                           // chunk's start, its token included, in two parts
 
@@ -91,14 +91,16 @@ struct StepInput {
 };
 template <class Args>
 StepInput step_input(const Args& a) {
-  return {a.dt.data, a.dt_stride, a.dt_bias.template as<float>(), a.A.template as<float>(),
-          static_cast<float>(a.dt_min), static_cast<float>(a.dt_max)};
+  return {a.dt.data,
+          a.dt_stride,
+          a.dt_bias.template as<float>(),
+          a.A.template as<float>(),
+          static_cast<float>(a.dt_min),
+          static_cast<float>(a.dt_max)};
 }
 
 // softplus, and its limits.
-__device__ __forceinline__ float soft(float raw) {
-  return raw > 20.0f ? raw : log1pf(expf(raw));
-}
+__device__ __forceinline__ float soft(float raw) { return raw > 20.0f ? raw : log1pf(expf(raw)); }
 __device__ __forceinline__ float limited(float soft, float low, float high) {
   return fminf(fmaxf(soft, low), high);
 }
@@ -122,16 +124,17 @@ struct Source {
   bool aligned;  // whether 16 bytes can be copied at a time
 };
 
-// A tile (64 rows, `columns` with row length columns + kPad) of tokens `chunk.first` ...; beyond its
-// length and from `width` on zeros. Commits nothing.
+// A tile (64 rows, `columns` with row length columns + kPad) of tokens `chunk.first` ...; beyond
+// its length and from `width` on zeros. Commits nothing.
 template <int columns, int threads, class T>
-__device__ __forceinline__ void load_tokens(T* tile, const Plan& plan, int64_t b, const Chunk& chunk,
-                                            const Source<T>& from, int64_t column, int width) {
+__device__ __forceinline__ void load_tokens(T* tile, const Plan& plan, int64_t b,
+                                            const Chunk& chunk, const Source<T>& from,
+                                            int64_t column, int width) {
   constexpr int kPer16 = 16 / sizeof(T), kPieces = columns / kPer16;
   static_assert(threads % kPieces == 0);
   constexpr int kRows = threads / kPieces;  // at a time
   const int c = threadIdx.x % kPieces * kPer16, r0 = threadIdx.x / kPieces;
-  T* to = tile + r0 * (columns + kPad<T>) + c;
+  T* to = tile + r0 * (columns + kPad<T>)+c;
   if (from.aligned && plan.order == nullptr) {
     const T* source = from.data + (b * plan.L + chunk.first + r0) * from.stride + column + c;
     const int rows = c < width ? chunk.length : 0;
@@ -145,8 +148,8 @@ __device__ __forceinline__ void load_tokens(T* tile, const Plan& plan, int64_t b
   }
   for (int r = r0; r < kChunk; r += kRows, to += kRows * (columns + kPad<T>)) {
     const bool valid = r < chunk.length && c < width;
-    const T* source = valid ? from.data + plan.row(b, chunk.first + r) * from.stride + column + c
-                            : from.data;
+    const T* source =
+        valid ? from.data + plan.row(b, chunk.first + r) * from.stride + column + c : from.data;
     if (from.aligned) {
       copy16_async(to, source, valid);
     } else {
@@ -160,7 +163,7 @@ template <int columns, int threads, class T>
 __device__ __forceinline__ void load_dense(T* tile, const T* from) {
   constexpr int kPer16 = 16 / sizeof(T), kPieces = columns / kPer16, kRows = threads / kPieces;
   const int c = threadIdx.x % kPieces * kPer16, r0 = threadIdx.x / kPieces;
-  tile += r0 * (columns + kPad<T>) + c;
+  tile += r0 * (columns + kPad<T>)+c;
   from += r0 * columns + c;
 #pragma unroll
   for (int i = 0; i < kPart / kRows; ++i) {
@@ -210,17 +213,36 @@ __device__ __forceinline__ float decay_between(const Steps& s, float high_t, flo
 template <class T>
 struct StatesArgs {
   Plan plan;
-  Source<T> x, bc;      // dy and C in the backward pass
-  const float* first;   // S0 or dST, or null; sequence stride first_stride
+  Source<T> x, bc;     // dy and C in the backward pass
+  const float* first;  // S0 or dST, or null; sequence stride first_stride
   int64_t first_stride;
-  const float* restart; // S_reset or null; in the backward pass 0
-  float* last;          // ST or dS0, or null
+  const float* restart;  // S_reset or null; in the backward pass 0
+  float* last;           // ST or dS0, or null
   int64_t last_stride;
-  float* restart_gradient;  // backward: (B, H, P, N) sums of G over the starts of documents, or null
-  T* states;            // (B, slots, H, parts, 64, NP), or null: only `last` is wanted
+  float*
+      restart_gradient;  // backward: (B, H, P, N) sums of G over the starts of documents, or null
+  T* states;             // (B, slots, H, parts, 64, NP), or null: only `last` is wanted
 };
 template <class T, bool reverse>
 void find_states(Stream& stream, const char* name, const StatesArgs<T>& a);
+
+// S_reset as the chunks read it.
+template <class T>
+static __global__ void __launch_bounds__(256)
+    restart_kernel(const float* __restrict__ from, int64_t P, int64_t N, int64_t NP, int64_t parts,
+                   int64_t count, T* __restrict__ to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= count) return;
+  const int64_t n = i % NP, h = i / NP / kPart / parts;
+  const int64_t p = i / NP % kPart + i / NP / kPart % parts * kPart;
+  store(to + i, n < N && p < P ? from[(h * P + p) * N + n] : 0.0f);
+}
+
+template <class T>
+Source<T> source(CBuf from, int64_t stride, int64_t width) {
+  return {from.as<T>(), stride,
+          rows_aligned(from, stride, 16) && width * dtype_size(from.dtype) % 16 == 0};
+}
 
 // NP for N states, 0 if there are too many.
 inline int64_t padded_states(int64_t N) {

@@ -36,8 +36,11 @@ __global__ void __launch_bounds__(kWarp) chunks_kernel(const __grid_constant__ P
     const uint32_t continues = __ballot_sync(kAllLanes, begins && at != document);
     if (id >= 0) p.order[b * p.L + at] = static_cast<int32_t>(t) + lane;
     if (begins) {
-      chunks[chunk + __popc(begin & below)] = {
-          at, 0, at == 0 ? 0 : reset ? kNoSlot : slot + 1 + __popc(continues & below), 0};
+      chunks[chunk + __popc(begin & below)] = {at, 0,
+                                               at == 0 ? 0
+                                               : reset ? kNoSlot
+                                                       : slot + 1 + __popc(continues & below),
+                                               0};
     }
     if (real != 0) last = __shfl_sync(kAllLanes, id, 31 - __clz(real));
     start = __shfl_sync(kAllLanes, document, 31);
@@ -99,8 +102,8 @@ __global__ void __launch_bounds__(256)
 }
 
 template <class T>
-__global__ void __launch_bounds__(256)
-    clear_kernel(const int32_t* __restrict__ ids, T* to, int64_t rows, int64_t stride, int64_t width) {
+__global__ void __launch_bounds__(256) clear_kernel(const int32_t* __restrict__ ids, T* to,
+                                                    int64_t rows, int64_t stride, int64_t width) {
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     if (ids[r] >= 0) continue;
     for (int64_t i = threadIdx.x; i < width; i += 256) to[r * stride + i] = T{};
@@ -161,10 +164,11 @@ struct StatesWalk {
     const Plan& p = a.plan;
     const Chunk chunk = p.chunk(b, i);
     const int64_t left = p.P - part * kPart, states = p.N - n0;
-    load_tokens<kPart, kThreads<NT>>(stage.x, p, b, chunk, a.x, static_cast<int64_t>(h) * p.P + part * kPart,
-                                 static_cast<int>(left < kPart ? left : kPart));
+    load_tokens<kPart, kThreads<NT>>(stage.x, p, b, chunk, a.x,
+                                     static_cast<int64_t>(h) * p.P + part * kPart,
+                                     static_cast<int>(left < kPart ? left : kPart));
     load_tokens<NT, kThreads<NT>>(stage.bc, p, b, chunk, a.bc, g * p.N + n0,
-                              static_cast<int>(states < NT ? states : NT));
+                                  static_cast<int>(states < NT ? states : NT));
     load_steps<false, kThreads<NT>>(stage.steps, p, b, h, chunk);
   }
 
@@ -183,7 +187,8 @@ struct StatesWalk {
       }
     }
     __syncwarp();
-    T* to = a.states + (((b * a.plan.slots + slot) * a.plan.H + h) * a.plan.parts + part) * kPart * NP;
+    T* to =
+        a.states + (((b * a.plan.slots + slot) * a.plan.H + h) * a.plan.parts + part) * kPart * NP;
 #pragma unroll
     for (int i = lane; i < 16 * kPieces; i += kWarp) {
       const int r = i / kPieces, c = i % kPieces * kPer16;
@@ -271,16 +276,16 @@ struct StatesWalk {
 };
 
 template <class T, int NT, bool reverse>
-__global__ void __launch_bounds__(kThreads<NT>) states_kernel(const __grid_constant__ StatesArgs<T> a,
-                                                          int32_t NP) {
+__global__ void __launch_bounds__(kThreads<NT>)
+    states_kernel(const __grid_constant__ StatesArgs<T> a, int32_t NP) {
   extern __shared__ __align__(16) unsigned char shared[];
   auto& memory = *reinterpret_cast<StatesMemory<T, NT>*>(shared);
   int32_t job = static_cast<int32_t>(blockIdx.x);
   const int32_t tiles = NP / NT, n0 = job % tiles * NT;
   job /= tiles;
   const int32_t h = job / a.plan.parts;
-  StatesWalk<T, NT, reverse> walk{a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group,
-                                  n0, NP, {}};
+  StatesWalk<T, NT, reverse> walk{
+      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, {}};
   walk.run();
 }
 
