@@ -552,7 +552,8 @@ void check_affine() {
                          h.at(g)};
         return f;
       };
-      const std::string where = "L" + std::to_string(L) + " mode" + std::to_string(mode);
+      char where[40];
+      std::snprintf(where, sizeof(where), "L%ld mode%d", long(L), mode);
       check(
           "affine_forward f32", where, {{"h", &h}},
           [&] { cuda::affine_scan_forward(gpu(), forward(true)); },
