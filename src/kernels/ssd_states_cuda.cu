@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+// ssd for CUDA, the part that goes through time: chunks, step sizes and decays, and the state
+// before (or its gradient after) every chunk, kept in registers from chunk to chunk.
+#include "kernels/ssd_cuda.cuh"
+
+namespace mamba::cuda::ssd {
+namespace {
+
+// A warp has 16 channels and up to 64 states.
+template <int NT>
+constexpr int kThreads = NT == 128 ? 256 : 128;
+
+// Finds the tokens that are no padding and cuts them into chunks. A warp a row.
+__global__ void __launch_bounds__(kWarp) chunks_kernel(const __grid_constant__ Plan p) {
+  const int64_t b = blockIdx.x;
+  const int lane = threadIdx.x;
+  const uint32_t below = (1u << lane) - 1;
+  const int32_t* ids = p.ids + b * p.L;
+  Chunk* chunks = p.chunks + b * p.max_chunks;
+  int32_t tokens = 0, chunk = 0, slot = 0, start = 0;  // so far; slot of the document's first token
+  int last = -1;
+  for (int64_t t = 0; t < p.L; t += kWarp) {
+    const int id = t + lane < p.L ? ids[t + lane] : -1;
+    const uint32_t real = __ballot_sync(kAllLanes, id >= 0);
+    const uint32_t before = real & below;
+    const int previous = __shfl_sync(kAllLanes, id, before == 0 ? 0 : 31 - __clz(before));
+    const bool reset = id >= 0 && (before == 0 ? last >= 0 && last != id : previous != id);
+    const int32_t at = tokens + __popc(before);
+    const uint32_t resets = __ballot_sync(kAllLanes, reset);
+    const uint32_t reset_before = resets & (below | 1u << lane);
+    const int32_t reset_at =
+        __shfl_sync(kAllLanes, at, reset_before == 0 ? 0 : 31 - __clz(reset_before));
+    const int32_t document = reset_before == 0 ? start : reset_at;
+    const bool begins = id >= 0 && (at - document) % kChunk == 0;
+    const uint32_t begin = __ballot_sync(kAllLanes, begins);
+    const uint32_t continues = __ballot_sync(kAllLanes, begins && at != document);
+    if (id >= 0) p.order[b * p.L + at] = static_cast<int32_t>(t) + lane;
+    if (begins) {
+      chunks[chunk + __popc(begin & below)] = {at, 0,
+                                               at == 0 ? 0
+                                               : reset ? kNoSlot
+                                                       : slot + 1 + __popc(continues & below),
+                                               0};
+    }
+    if (real != 0) last = __shfl_sync(kAllLanes, id, 31 - __clz(real));
+    start = __shfl_sync(kAllLanes, document, 31);
+    tokens += __popc(real), chunk += __popc(begin), slot += __popc(continues);
+  }
+  __syncwarp();
+  for (int32_t i = lane; i < chunk; i += kWarp) {
+    const bool final = i + 1 == chunk;
+    chunks[i].length = (final ? tokens : chunks[i + 1].first) - chunks[i].first;
+    chunks[i].last = final || chunks[i + 1].slot == kNoSlot;
+  }
+  if (lane == 0) p.count[b] = chunk;
+}
+
+// A warp a head: 64 tokens of a chunk. Sums in f64, so that differences of large sums stay exact.
+template <class T>
+__global__ void __launch_bounds__(256)
+    steps_kernel(const __grid_constant__ Plan p, const __grid_constant__ StepInput in) {
+  const int64_t b = blockIdx.z, h = static_cast<int64_t>(blockIdx.y) * 8 + threadIdx.x / kWarp;
+  if (h >= p.H) return;
+  const int lane = threadIdx.x % kWarp;
+  const int64_t count = p.chunk_count(b);
+  const double rate = static_cast<double>(in.A[h]) * 1.4426950408889634;
+  const float bias = in.bias[h];
+  for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
+    const Chunk chunk = p.chunk(b, c);
+    float d[2];
+    double sum[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int at = 2 * lane + i;
+      d[i] = 0;
+      if (at < chunk.length) {
+        const T* dt = static_cast<const T*>(in.dt) + p.row(b, chunk.first + at) * in.stride;
+        d[i] = limited(soft(load(dt + h) + bias), in.dt_min, in.dt_max);
+      }
+    }
+    sum[0] = d[0] * rate;
+    sum[1] = sum[0] + d[1] * rate;
+    double before = sum[1];
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const double from = __shfl_up_sync(kAllLanes, before, offset);
+      if (lane >= offset) before += from;
+    }
+    before -= sum[1];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int at = 2 * lane + i;
+      if (at >= chunk.length) continue;
+      const int64_t to = (b * p.H + h) * p.L + chunk.first + at;
+      const double total = before + sum[i];
+      const float high = static_cast<float>(total);
+      p.d[to] = d[i];
+      p.high[to] = high;
+      p.low[to] = static_cast<float>(total - high);
+    }
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(256) clear_kernel(const int32_t* __restrict__ ids, T* to,
+                                                    int64_t rows, int64_t stride, int64_t width) {
+  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+    if (ids[r] >= 0) continue;
+    for (int64_t i = threadIdx.x; i < width; i += 256) to[r * stride + i] = T{};
+  }
+}
+
+// Shared memory of the states' pass.
+template <class T, int NT>
+struct StatesMemory {
+  struct Stage {
+    alignas(16) T x[kChunk * (kPart + kPad<T>)];
+    alignas(16) T bc[kChunk * (NT + kPad<T>)];
+    Steps steps;
+  };
+  Stage stages[2];
+  alignas(16) T out[kPart * (NT + kPad<T>)];
+  float weights[kChunk];
+};
+
+// 64 channels by NT states of one head, through all chunks. Warp w has channels 16 (w % 4) ... and
+// states 64 (w / 4) ...
+template <class T, int NT, bool reverse>
+struct StatesWalk {
+  using Memory = StatesMemory<T, NT>;
+  static constexpr int kWidth = NT < 64 ? NT : 64, kTiles = kWidth / 8;
+
+  const StatesArgs<T>& a;
+  Memory& m;
+  int64_t b;
+  int32_t h, part, g, n0, NP;
+  float s[kTiles][4];
+
+  __device__ int64_t index(int64_t k, int64_t count) const { return reverse ? count - 1 - k : k; }
+  // Row and column in the head's (P, N) of element e of tile j.
+  __device__ int64_t channel(int e) const {
+    return part * kPart + threadIdx.x / kWarp % 4 * 16 + threadIdx.x % kWarp / 4 + e / 2 * 8;
+  }
+  __device__ int64_t state(int j, int e) const {
+    return n0 + threadIdx.x / 128 * 64 + 8 * j + threadIdx.x % 4 * 2 + e % 2;
+  }
+  template <class Body>
+  __device__ __forceinline__ void each(Body&& body) {
+    const int64_t P = a.plan.P, N = a.plan.N;
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int64_t p = channel(e), n = state(j, e);
+        body(s[j][e], p < P && n < N, p * N + n);
+      }
+    }
+  }
+  __device__ void set(const float* from) {
+    each([&](float& v, bool valid, int64_t at) { v = from != nullptr && valid ? from[at] : 0.0f; });
+  }
+
+  __device__ void fetch(int64_t i, typename Memory::Stage& stage) const {
+    const Plan& p = a.plan;
+    const Chunk chunk = p.chunk(b, i);
+    const int64_t left = p.P - part * kPart, states = p.N - n0;
+    load_tokens<kPart, kThreads<NT>>(stage.x, p, b, chunk, a.x,
+                                     static_cast<int64_t>(h) * p.P + part * kPart,
+                                     static_cast<int>(left < kPart ? left : kPart));
+    load_tokens<NT, kThreads<NT>>(stage.bc, p, b, chunk, a.bc, g * p.N + n0,
+                                  static_cast<int>(states < NT ? states : NT));
+    load_steps<false, kThreads<NT>>(stage.steps, p, b, h, chunk);
+  }
+
+  // Rounds the state and stores it.
+  __device__ void save(int64_t slot) {
+    constexpr int kLdOut = NT + kPad<T>, kPer16 = 16 / sizeof(T), kPieces = kWidth / kPer16;
+    const int lane = threadIdx.x % kWarp, row = threadIdx.x / kWarp % 4 * 16;
+    const int column = threadIdx.x / 128 * 64;
+    T* tile = m.out + row * kLdOut + column;
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float two[2] = {s[j][2 * half], s[j][2 * half + 1]};
+        store_pair(tile + (lane / 4 + 8 * half) * kLdOut + 8 * j + lane % 4 * 2, two);
+      }
+    }
+    __syncwarp();
+    T* to =
+        a.states + (((b * a.plan.slots + slot) * a.plan.H + h) * a.plan.parts + part) * kPart * NP;
+#pragma unroll
+    for (int i = lane; i < 16 * kPieces; i += kWarp) {
+      const int r = i / kPieces, c = i % kPieces * kPer16;
+      *reinterpret_cast<uint4*>(to + (row + r) * NP + n0 + column + c) =
+          *reinterpret_cast<const uint4*>(tile + r * kLdOut + c);
+    }
+    __syncwarp();
+  }
+
+  __device__ void run() {
+    const Plan& p = a.plan;
+    const int64_t count = p.chunk_count(b), PN = p.P * p.N;
+    const int q = threadIdx.x % 4, row = threadIdx.x / kWarp % 4 * 16;
+    const int column = threadIdx.x / 128 * 64;
+    set(a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
+    if (count > 0) fetch(index(0, count), m.stages[0]);
+    commit_copies();
+    for (int64_t k = 0; k < count; ++k) {
+      const int64_t i = index(k, count);
+      auto& stage = m.stages[k % 2];
+      if (k + 1 < count) fetch(index(k + 1, count), m.stages[(k + 1) % 2]);
+      commit_copies();
+      const Chunk chunk = p.chunk(b, i);
+      if (a.states != nullptr) {
+        if constexpr (reverse) {
+          if (i + 1 == count || !chunk.last) {
+            save(i + 1 == count ? p.slots - 1 : p.chunk(b, i + 1).slot);
+          }
+        } else {
+          if (chunk.slot == kNoSlot) set(a.restart == nullptr ? nullptr : a.restart + h * PN);
+          if (chunk.slot != kNoSlot) save(chunk.slot);
+        }
+      } else if (!reverse && chunk.slot == kNoSlot) {
+        set(a.restart == nullptr ? nullptr : a.restart + h * PN);
+      }
+      wait_copies<1>();
+      __syncthreads();
+      const Steps& steps = stage.steps;
+      if (threadIdx.x < kChunk) {
+        const int t = threadIdx.x;
+        m.weights[t] = reverse ? t < chunk.length ? exp2_approx(steps.high[t]) : 0.0f
+                               : steps.d[t] * exp2_approx(steps.high[kChunk - 1] - steps.high[t]);
+      }
+      __syncthreads();
+      const float total = exp2_approx(steps.high[kChunk - 1]);
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) s[j][e] *= total;
+      }
+#pragma unroll
+      for (int step = 0; step < kChunk / 16; ++step) {
+        FragmentA<T> x;
+        float v[8];
+        load_a<true>(x, stage.x, kPart + kPad<T>, row, 16 * step);
+        a_values<T>(x, v);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] *= m.weights[16 * step + 2 * q + e % 2 + e / 4 * 8];
+        set_a<T>(x, v);
+#pragma unroll
+        for (int j = 0; j < kTiles; j += 2) {
+          FragmentB<T> y[2];
+          load_b<true>(y, stage.bc, NT + kPad<T>, column + 8 * j, 16 * step);
+          mma<T>(s[j], x, y[0]);
+          mma<T>(s[j + 1], x, y[1]);
+        }
+      }
+      __syncthreads();
+      if (reverse && chunk.slot == kNoSlot) {
+        if (a.restart_gradient != nullptr) {
+          float* to = a.restart_gradient + (b * p.H + h) * PN;
+          each([&](float& v, bool valid, int64_t at) {
+            if (valid) to[at] += v;
+          });
+        }
+        set(nullptr);
+      }
+    }
+    if (a.last == nullptr) return;
+    float* to = a.last + b * a.last_stride + h * PN;
+    each([&](float& v, bool valid, int64_t at) {
+      if (valid) to[at] = v;
+    });
+  }
+};
+
+template <class T, int NT, bool reverse>
+__global__ void __launch_bounds__(kThreads<NT>)
+    states_kernel(const __grid_constant__ StatesArgs<T> a, int32_t NP) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  auto& memory = *reinterpret_cast<StatesMemory<T, NT>*>(shared);
+  int32_t job = static_cast<int32_t>(blockIdx.x);
+  const int32_t tiles = NP / NT, n0 = job % tiles * NT;
+  job /= tiles;
+  const int32_t h = job / a.plan.parts;
+  StatesWalk<T, NT, reverse> walk{
+      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, {}};
+  walk.run();
+}
+
+}  // namespace
+
+void prepare(Stream& stream, const char* name, const Plan& plan, const StepInput& in, DType type) {
+  if (plan.L == 0) {
+    if (plan.count != nullptr && stream.failed == nullptr) {
+      expect_success(stream, name, cudaMemsetAsync(plan.count, 0, plan.B * 4, cuda_stream(stream)));
+    }
+    return;
+  }
+  if (plan.ids != nullptr) {
+    launch(stream, name, chunks_kernel, dim3(static_cast<unsigned>(plan.B)), dim3(kWarp), 0, plan);
+  }
+  const int64_t likely = 2 * ceil_div(plan.L, kChunk);
+  const dim3 grid(static_cast<unsigned>(plan.max_chunks < likely ? plan.max_chunks : likely),
+                  static_cast<unsigned>(ceil_div(plan.H, 8)), static_cast<unsigned>(plan.B));
+  with_type(type, [&]<class T>() {
+    launch(stream, name, steps_kernel<T>, grid, dim3(256), 0, plan, in);
+  });
+}
+
+void clear_padding(Stream& stream, const char* name, const Plan& plan, Buf to, int64_t stride,
+                   int64_t width) {
+  const int64_t rows = plan.B * plan.L;
+  if (plan.ids == nullptr || !to) return;
+  with_type(to.dtype, [&]<class T>() {
+    launch(stream, name, clear_kernel<T>, dim3(static_cast<unsigned>(rows < 4096 ? rows : 4096)),
+           dim3(256), 0, plan.ids, to.as<T>(), rows, stride, width);
+  });
+}
+
+template <class T, bool reverse>
+void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
+  const int64_t NP = padded_states(a.plan.N), heads = a.plan.H * a.plan.parts;
+  const auto run = [&]<int NT>() {
+    launch(stream, name, states_kernel<T, NT, reverse>,
+           dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B)),
+           dim3(kThreads<NT>), sizeof(StatesMemory<T, NT>), a, static_cast<int32_t>(NP));
+  };
+  if (heads * a.plan.B * (NP / 64) < 200) {
+    run.template operator()<32>();
+  } else if (NP == 64) {
+    run.template operator()<64>();
+  } else {
+    run.template operator()<128>();
+  }
+}
+template void find_states<float, false>(Stream&, const char*, const StatesArgs<float>&);
+template void find_states<bf16, false>(Stream&, const char*, const StatesArgs<bf16>&);
+template void find_states<f16, false>(Stream&, const char*, const StatesArgs<f16>&);
+template void find_states<float, true>(Stream&, const char*, const StatesArgs<float>&);
+template void find_states<bf16, true>(Stream&, const char*, const StatesArgs<bf16>&);
+
+}  // namespace mamba::cuda::ssd
