@@ -30,12 +30,12 @@ namespace mamba {
   X(ssd_step, SsdStepArgs)               \
   X(affine_scan_forward, AffineScanArgs) \
   X(affine_scan_backward, AffineScanBackwardArgs)
-#define MAMBA_X(name, Args)                                       \
-  namespace ref {                                                 \
-  void name(Stream&, const Args&) noexcept;                       \
-  }                                                               \
-  namespace cuda {                                                \
-  void name(Stream&, const Args&) noexcept __attribute__((weak)); \
+#define MAMBA_X(name, Args)                 \
+  namespace ref {                           \
+  void name(Stream&, const Args&) noexcept; \
+  }                                         \
+  namespace cuda {                          \
+  void name(Stream&, const Args&) noexcept; \
   }
 MAMBA_KERNELS(MAMBA_X)
 #undef MAMBA_X

@@ -12,6 +12,8 @@
 
 namespace mamba {
 
+class DeviceMemory;
+
 // One tensor of the state of one sequence.
 struct StateTensor {
   std::string name;            // "layers.0.conv", "layers.0.ssm", ...
@@ -22,12 +24,19 @@ struct StateTensor {
 // Every sequence's state is one contiguous run of `elements()` numbers in f32 (bf16 where asked
 // for, f64 on the f64 reference), so that copying, forking or saving one sequence is one copy. Made
 // by Model::new_state. A bf16 state is rounded to nearest even after every call; half the bytes to
-// move in each step, at the error that docs/numerics.md reports.
+// move in each step, at the error that docs/numerics.md reports. It lies in the memory of its
+// model's device, which it may outlive; read() and write() reach it anywhere.
 class State {
  public:
-  State() = default;
+  State();
+  // memory: of a device; null: main memory. Zeroed.
   State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t elements, DType dtype,
-        int64_t batch);
+        int64_t batch, std::shared_ptr<DeviceMemory> memory = nullptr);
+  State(const State& other);
+  State(State&&) noexcept;
+  State& operator=(const State& other);
+  State& operator=(State&&) noexcept;
+  ~State();
 
   int64_t batch() const { return batch_; }
   int64_t elements() const { return elements_; }  // of one sequence
@@ -35,8 +44,15 @@ class State {
   int64_t bytes_per_sequence() const { return elements_ * dtype_size(dtype_); }
   const std::vector<StateTensor>& tensors() const { return *tensors_; }
 
+  // Where a sequence's numbers lie: memory that the host may touch where on_host().
   void* sequence(int64_t row);
   const void* sequence(int64_t row) const;
+  bool on_host() const;
+  // bytes_per_sequence() bytes of row `row`, to and from main memory.
+  void read(int64_t row, void* to) const;
+  void write(int64_t row, const void* from);
+  // The same in main memory.
+  State to_host() const;
 
   // A state of one sequence: a copy of row `row`.
   State fork(int64_t row) const;
@@ -55,7 +71,8 @@ class State {
   int64_t elements_ = 0;
   DType dtype_ = DType::kF32;
   int64_t batch_ = 0;
-  std::vector<double> storage_;  // doubles, for alignment
+  struct Storage;
+  std::unique_ptr<Storage> storage_;  // null: no sequences
 };
 
 }  // namespace mamba

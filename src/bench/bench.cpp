@@ -13,7 +13,6 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "bench/speed.h"
-#include "device/memory.h"
 #include "model/network.h"
 #include "model/size_estimate.h"
 #include "train/optimizer.h"
@@ -144,11 +143,12 @@ ModelReport bench_model(const Config& config, const ModelOptions& options, int64
 
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
                         int64_t seq_len, int64_t steps) {
-  const MemoryPlan plan = estimate_sizes(config, *Device::create({options.device, options.threads}),
-                                         batch_size, seq_len)
-                              .training;
-  expect_memory(static_cast<double>(plan.total()), "bench train", "a step",
-                "use a smaller model, --batch-size or --seq-len");
+  {
+    const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
+    const MemoryPlan plan = estimate_sizes(config, *device, batch_size, seq_len).training;
+    expect_memory(device->memory(), static_cast<double>(plan.total()), "bench train", "a step",
+                  "use a smaller model, --batch-size or --seq-len");
+  }
   Model model = Model::create(config, 1, options);
   Network& network = model.network();
   network.parameters_changed(false);

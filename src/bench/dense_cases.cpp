@@ -276,6 +276,34 @@ void build_sample(KernelCase& c) {
   run_with(c, &Kernels::sample, a);
 }
 
+void build_decay_forward(KernelCase& c) {
+  const int64_t E = c.shape["E"], N = c.shape["N"];
+  const DecayArgs a{E, N, c.in(E * N), c.out(E * N)};
+  c.cost.flops = static_cast<double>(E * N);
+  run_with(c, &Kernels::decay_forward, a);
+}
+
+void build_decay_backward(KernelCase& c) {
+  const int64_t E = c.shape["E"], N = c.shape["N"];
+  const DecayBackwardArgs a{E, N, c.in(E * N), c.in(E * N), c.inout(E * N)};
+  c.cost.flops = 2.0 * static_cast<double>(E * N);
+  run_with(c, &Kernels::decay_backward, a);
+}
+
+void build_transpose(KernelCase& c) {
+  const int64_t rows = c.shape["rows"], columns = c.shape["columns"];
+  const TransposeArgs a{rows, columns, c.in(rows * columns), c.out(rows * columns)};
+  run_with(c, &Kernels::transpose, a);
+}
+
+void build_column_sum(KernelCase& c) {
+  const int64_t rows = c.shape["rows"], N = c.shape["N"];
+  const ColumnSumArgs a{rows, N, c.in(rows * N), N, c.inout(N)};
+  c.terms = rows;
+  c.cost.flops = static_cast<double>(rows * N);
+  run_with(c, &Kernels::column_sum, a);
+}
+
 }  // namespace
 
 std::vector<KernelEntry> dense_kernel_entries() {
@@ -304,6 +332,10 @@ std::vector<KernelEntry> dense_kernel_entries() {
       {"grad_norm", {{"count", int64_t{1} << 24}}, build_grad_norm},
       {"adamw", {{"count", int64_t{1} << 23}}, build_adamw},
       {"sample", {{"V", 50280}}, build_sample},
+      {"decay_forward", {{"E", 2 * kDim}, {"N", 16}}, build_decay_forward},
+      {"decay_backward", {{"E", 2 * kDim}, {"N", 16}}, build_decay_backward},
+      {"transpose", {{"rows", 2 * kDim}, {"columns", 4}}, build_transpose},
+      {"column_sum", {{"rows", kRows}, {"N", kDim}}, build_column_sum},
   };
 }
 

@@ -23,7 +23,7 @@ constexpr int kStages = 8;
 class CudaConnection : public Connection, public DeviceMemory {
  public:
   CudaConnection(int index, const std::string& name, Stream& stream)
-      : index_(index), name_(name), stream_(stream) {
+      : index_(index), name_(name), stream_(&stream) {
     cudaDeviceProp properties;
     expect(cudaGetDeviceProperties(&properties, index), "looking at it");
     if (properties.major < kOldest) {
@@ -41,19 +41,25 @@ class CudaConnection : public Connection, public DeviceMemory {
     stream.products = open_matrix_library();
   }
 
+  // Nothing can be done about errors here; a broken device gives its memory back by itself.
   ~CudaConnection() override {
-    // Nothing can be done about errors here; a broken device gives its memory back by itself.
     cudaSetDevice(index_);
     cudaStreamSynchronize(cuda_);
-    close_matrix_library(static_cast<MatrixLibrary*>(stream_.products));
     for (cudaEvent_t event : staged_) {
       if (event != nullptr) cudaEventDestroy(event);
     }
     if (stage_ != nullptr) cudaFreeHost(stage_);
-    cudaFree(stream_.scratch_data);
     if (cuda_ != nullptr) cudaStreamDestroy(cuda_);
-    stream_.cuda = stream_.products = stream_.scratch_data = nullptr;
-    stream_.scratch_bytes = 0;
+  }
+
+  void detach() noexcept override {
+    cudaSetDevice(index_);
+    cudaStreamSynchronize(cuda_);
+    close_matrix_library(static_cast<MatrixLibrary*>(stream_->products));
+    cudaFree(stream_->scratch_data);
+    stream_->cuda = stream_->products = stream_->scratch_data = nullptr;
+    stream_->scratch_bytes = 0;
+    stream_ = nullptr;
   }
 
   DeviceMemory& memory() override { return *this; }
@@ -113,6 +119,13 @@ class CudaConnection : public Connection, public DeviceMemory {
              "copying");
       return;
     }
+    if (to_step < row_bytes || from_step < row_bytes) {  // the same row again
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_rows(static_cast<char*>(to) + r * to_step, 0,
+                  static_cast<const char*>(from) + r * from_step, 0, row_bytes, 1);
+      }
+      return;
+    }
     expect(cudaMemcpy2DAsync(to, n(to_step), from, n(from_step), n(row_bytes), n(rows),
                              cudaMemcpyDeviceToDevice, cuda_),
            "copying rows");
@@ -165,7 +178,7 @@ class CudaConnection : public Connection, public DeviceMemory {
 
   int index_;
   std::string name_;
-  Stream& stream_;
+  Stream* stream_;  // null once detached
   cudaStream_t cuda_ = nullptr;
   void* stage_ = nullptr;
   cudaEvent_t staged_[kStages] = {};
@@ -187,8 +200,8 @@ Inventory inventory() {
   return {0, std::string("this machine offers no CUDA device: ") + cudaGetErrorString(error)};
 }
 
-std::unique_ptr<Connection> connect(int index, const std::string& name, Stream& stream) {
-  return std::make_unique<CudaConnection>(index, name, stream);
+std::shared_ptr<Connection> connect(int index, const std::string& name, Stream& stream) {
+  return std::make_shared<CudaConnection>(index, name, stream);
 }
 
 const Kernels& kernels() { return cuda_kernels(); }

@@ -23,10 +23,12 @@ class Connection {
  public:
   virtual ~Connection() = default;
   virtual DeviceMemory& memory() = 0;
+  // Takes back what connect() gave to the Stream; the memory stays for what was allocated there.
+  virtual void detach() noexcept = 0;
 };
 // Connects `stream` to device `index` of the inventory. `name` is what errors call it. Throws
 // device where it is too old or does not start.
-std::unique_ptr<Connection> connect(int index, const std::string& name, Stream& stream);
+std::shared_ptr<Connection> connect(int index, const std::string& name, Stream& stream);
 // Only where connect() succeeded.
 const Kernels& kernels();
 

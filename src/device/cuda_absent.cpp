@@ -9,7 +9,7 @@ Inventory inventory() {
   return {0, "this build has no CUDA (nvcc was not found, or MAMBA_CUDA=OFF)"};
 }
 
-std::unique_ptr<Connection> connect(int, const std::string& name, Stream&) {
+std::shared_ptr<Connection> connect(int, const std::string& name, Stream&) {
   fail(ErrorCode::kDevice, "[device] '{}': {}", name, inventory().why_none);
 }
 

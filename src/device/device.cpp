@@ -130,12 +130,22 @@ std::unique_ptr<Device> Device::create_cuda(const std::string& name) {
   device->name_ = fmt::format("cuda:{}", index);
   device->stream_.owner = device.get();
   device->connection_ = cuda::connect(index, device->name_, device->stream_);
+  device->set_memory({device->connection_, &device->connection_->memory()});
   device->kernels_ = &cuda::kernels();
   return device;
 }
 
 Device::~Device() {
-  if (connection_ == nullptr) std::free(stream_.scratch_data);
+  if (connection_ == nullptr) {
+    std::free(stream_.scratch_data);
+  } else {
+    connection_->detach();
+  }
+}
+
+void Device::set_memory(std::shared_ptr<DeviceMemory> memory) {
+  shared_memory_ = std::move(memory);
+  memory_ = shared_memory_.get();
 }
 
 void Device::sync() {

@@ -40,7 +40,11 @@ class Device {
   Stream& stream() { return stream_; }
   Pool& pool() { return pool_; }
   // Where the buffers of kernels lie.
-  DeviceMemory& memory() { return connection_ ? connection_->memory() : host_memory(); }
+  DeviceMemory& memory() const { return *memory_; }
+  // The same, for what may outlive the device; null: main memory.
+  std::shared_ptr<DeviceMemory> shared_memory() const { return shared_memory_; }
+  // Memory that the host must not touch, for kernels that can: to test that it does not.
+  void set_memory(std::shared_ptr<DeviceMemory> memory);
   // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
   DType real() const { return real_; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
@@ -60,7 +64,9 @@ class Device {
   Pool pool_;
   DType real_ = DType::kF32;
   std::string name_;
-  std::unique_ptr<cuda::Connection> connection_;  // of a CUDA device
+  DeviceMemory* memory_ = &host_memory();
+  std::shared_ptr<DeviceMemory> shared_memory_;
+  std::shared_ptr<cuda::Connection> connection_;  // of a CUDA device
 };
 
 }  // namespace mamba

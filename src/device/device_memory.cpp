@@ -59,4 +59,30 @@ DeviceMemory& host_memory() {
   return memory;
 }
 
+void expect_memory(const DeviceMemory& memory, double bytes, const std::string& where,
+                   const std::string& what, const std::string& advice) {
+  constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
+  const double there = memory.free_bytes();
+  if (bytes <= there) return;
+  fail(ErrorCode::kOutOfMemory,
+       "[{}] expected to need at most the {:.1f} GiB {}, got {:.1f} GiB for {}; {}", where,
+       there / kGiB, memory.on_host() ? "of this machine" : "that are free on the device",
+       bytes / kGiB, what, advice);
+}
+
+HostView::HostView(DeviceMemory& memory, CBuf data, int64_t count, Use use)
+    : memory_(memory),
+      device_(const_cast<void*>(data.data)),
+      bytes_(count * dtype_size(data.dtype)),
+      buf_(device_, data.dtype) {
+  if (memory.on_host() || device_ == nullptr) return;
+  copy_ = std::make_unique<std::byte[]>(static_cast<size_t>(bytes_));
+  buf_.data = copy_.get();
+  if (use == Use::kRead) memory.copy_out(copy_.get(), device_, bytes_);
+}
+
+void HostView::write_back() {
+  if (copy_ != nullptr) memory_.copy_in(device_, copy_.get(), bytes_);
+}
+
 }  // namespace mamba

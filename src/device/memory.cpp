@@ -5,8 +5,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/check.h"
-
 namespace mamba {
 
 void prefer_huge_pages(void* data, int64_t bytes) {
@@ -19,15 +17,6 @@ void prefer_huge_pages(void* data, int64_t bytes) {
 
 double machine_bytes() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
-}
-
-void expect_memory(double bytes, const std::string& where, const std::string& what,
-                   const std::string& advice) {
-  constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
-  if (bytes <= machine_bytes()) return;
-  fail(ErrorCode::kOutOfMemory,
-       "[{}] expected to need at most the {:.1f} GiB of this machine, got {:.1f} GiB for {}; {}",
-       where, machine_bytes() / kGiB, bytes / kGiB, what, advice);
 }
 
 }  // namespace mamba

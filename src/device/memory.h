@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Huge pages, how much memory there is, and refusing what cannot fit before anything is allocated.
+// Main memory: huge pages, and how much there is.
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 namespace mamba {
 
@@ -14,9 +13,5 @@ void prefer_huge_pages(void* data, int64_t bytes);
 
 // Bytes of main memory of this machine.
 double machine_bytes();
-// Throws out_of_memory unless `bytes` fit into this machine. where: a flag or a command; what:
-// what needs them; advice: what to change.
-void expect_memory(double bytes, const std::string& where, const std::string& what,
-                   const std::string& advice);
 
 }  // namespace mamba

@@ -121,8 +121,13 @@ int32_t Sampler::draw(Device& device, const float* logits, int64_t position) {
   args.seen_count = static_cast<int64_t>(seen_.size());
   args.uniform = rng.uniform(static_cast<uint64_t>(position));
   args.token = &token;
-  device.kernels().sample(device.stream(), args);
-  device.sync();
+  if (device.memory().on_host()) {
+    device.kernels().sample(device.stream(), args);
+    device.sync();
+  } else {  // the logits are the host's
+    Stream host;
+    ref_kernels().sample(host, args);
+  }
   ++drawn_;
   remember(token);
   return token;

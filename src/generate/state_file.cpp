@@ -143,7 +143,8 @@ std::string session_bytes(const Session& session, const Model& model) {
          session.tokens, dtype_name(session.state.dtype()));
   }
   std::vector<TensorData> tensors;
-  const CBuf values(session.state.sequence(0), session.state.dtype());
+  const State state = session.state.to_host();
+  const CBuf values(state.sequence(0), state.dtype());
   for (const StateTensor& t : session.state.tensors()) {
     tensors.push_back({t.name, values.dtype, t.shape, (values + t.offset).data});
   }
@@ -188,7 +189,7 @@ Session read_session(const SafetensorsFile& file, const Model& model) {
   session.pending = read_pending(file);
   if (has_history(file)) read_history(file, model.config().vocab_size, &session);
   const State fresh = model.new_state(1);
-  session.state = fresh.as(DType::kF32);
+  session.state = fresh.to_host().as(DType::kF32);
   const size_t expected =
       session.state.tensors().size() + 1 + (file.find(kHistory) != nullptr && has_history(file));
   if (file.tensors().size() != expected) {
@@ -199,7 +200,9 @@ Session read_session(const SafetensorsFile& file, const Model& model) {
   for (const StateTensor& t : session.state.tensors()) {
     read_tensor(file, t.name, t.shape, values + t.offset);
   }
-  session.state = session.state.as(fresh.dtype());
+  const State there = session.state.as(fresh.dtype());
+  session.state = fresh;
+  session.state.assign(0, there, 0);
   session.logits.resize(static_cast<size_t>(model.config().vocab_size));
   read_tensor(file, kLogits, {model.config().vocab_size}, session.logits.data());
   return session;

@@ -4,8 +4,10 @@
 
 #include "kernels/adamw.h"
 #include "kernels/affine_scan.h"
+#include "kernels/column_sum.h"
 #include "kernels/conv1d.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decay.h"
 #include "kernels/embed.h"
 #include "kernels/gate.h"
 #include "kernels/gated_norm.h"
@@ -17,6 +19,7 @@
 #include "kernels/sample.h"
 #include "kernels/scan.h"
 #include "kernels/ssd.h"
+#include "kernels/transpose.h"
 
 namespace mamba {
 

@@ -3,6 +3,7 @@
 // kernel of this file. f32 products are f32 throughout, never TF32.
 #include <stdlib.h>
 
+#include "kernels/column_sum.h"
 #include "kernels/linear.h"
 #include "kernels/linear_packed_cuda.cuh"
 #include "kernels/matrix_library.h"
@@ -179,21 +180,7 @@ void multiply_any(Stream& stream, const char* name, Product product, MatrixProdu
   multiply_plainly(stream, name, m);
 }
 
-// ---- dbias and rows ----
-
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    column_sums_kernel(int64_t rows, int64_t cols, int64_t per_block, const T* x, int64_t stride,
-                       float* partial) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (c >= cols) return;
-  const int64_t begin = blockIdx.y * per_block;
-  const int64_t end = begin + per_block < rows ? begin + per_block : rows;
-  float sum = 0;
-#pragma unroll 8
-  for (int64_t row = begin; row < end; ++row) sum += load(x + row * stride + c);
-  partial[blockIdx.y * cols + c] = sum;
-}
+// ---- Rows ----
 
 template <class W, class Y>
 __global__ void __launch_bounds__(kThreads)
@@ -231,6 +218,8 @@ void linear_backward_input(Stream& stream, const LinearBackwardInputArgs& a) noe
   multiply_any(stream, "linear_backward_input", a.product, m);
 }
 
+void column_sum(Stream& stream, const ColumnSumArgs& args) noexcept;  // column_sum_cuda.cu
+
 void linear_backward_weight(Stream& stream, const LinearBackwardWeightArgs& a) noexcept {
   const char* name = "linear_backward_weight";
   if (a.M == 0) return;
@@ -242,16 +231,7 @@ void linear_backward_weight(Stream& stream, const LinearBackwardWeightArgs& a) n
   m.out = a.dweight, m.out_stride = a.K;
   multiply_any(stream, name, a.product, m);
   if (!a.dbias) return;
-  const RowBlocks blocks(a.M);
-  float* partial = stream.scratch<float>(blocks.count * a.N + 1);
-  if (partial == nullptr) return;
-  with_training_type(a.dy.dtype, [&]<class T>() {
-    launch(
-        stream, name, column_sums_kernel<T>,
-        dim3(static_cast<unsigned>(ceil_div(a.N, kThreads)), static_cast<unsigned>(blocks.count)),
-        dim3(kThreads), 0, a.M, a.N, blocks.per_block, a.dy.as<T>(), a.dy_stride, partial);
-  });
-  add_partials(stream, name, partial, blocks.count, a.N, a.N, a.dbias.as<float>());
+  column_sum(stream, {a.M, a.N, a.dy, a.dy_stride, a.dbias});
 }
 
 // A copy in the type of the product, in rows of whole 16 bytes.

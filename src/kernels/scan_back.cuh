@@ -6,6 +6,7 @@
 // columns of the result; a block adds those of its warps.
 #pragma once
 
+#include "kernels/mma.cuh"
 #include "kernels/scan_walk.cuh"
 
 namespace mamba::cuda {
@@ -66,26 +67,6 @@ struct BackMemory : BackLanes<T, R> {
   alignas(16) float B[L::kTile * L::kN], C[L::kTile * L::kN];
   alignas(16) float sums[L::kHalves][kSlots * kSlot];
 };
-
-// d[m][n] += sum over k of a[m][k] b[k][n], 16 x 4 by 4 x 8.
-__device__ __forceinline__ void mma_16x8x4(float (&d)[4], float a0, float a1, float b) {
-  asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(b)));
-}
-// The same with a in f32 (exact but for 2^-21) or, for 16-bit results, in TF32.
-template <class T>
-__device__ __forceinline__ void add_columns(float (&d)[4], float a0, float a1, float b) {
-  if constexpr (sizeof(T) == 4) {
-    const float high0 = __uint_as_float(__float_as_uint(a0) & 0xffffe000u);
-    const float high1 = __uint_as_float(__float_as_uint(a1) & 0xffffe000u);
-    mma_16x8x4(d, a0 - high0, a1 - high1, b);
-    mma_16x8x4(d, high0, high1, b);
-  } else {
-    mma_16x8x4(d, a0, a1, b);
-  }
-}
 
 template <class T, int R, bool copies, bool constant>
 struct BackWalker {

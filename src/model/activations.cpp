@@ -36,8 +36,11 @@ void ActivationSums::add(const LinearArgs& args) {
   const auto found = index_of_.find(args.weight.data);
   if (found == index_of_.end()) return;
   Sums& sums = sums_[found->second];
+  if (args.M == 0) return;
+  const int64_t width = static_cast<int64_t>(sums.squares.size());
+  const HostView values(network_.memory(), args.x, (args.M - 1) * args.x_stride + width);
   for (int64_t m = 0; m < args.M; ++m) {
-    const float* x = args.x.as<float>() + m * args.x_stride;
+    const float* x = values.as<float>() + m * args.x_stride;
     for (size_t k = 0; k < sums.squares.size(); ++k) {
       const auto value = static_cast<double>(x[k]);
       sums.squares[k] += value * value;

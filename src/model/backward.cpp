@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "kernels/with_float.h"
 #include "model/network.h"
 
 namespace mamba {
@@ -56,35 +55,28 @@ LossSum Network::head_backward(const Context& ctx, const Batch& batch, CBuf x, B
   const int64_t D = config_.d_model, V = config_.vocab_size;
   const int64_t block = std::min(head_rows(), ctx.rows());
   const Buf logits = arena.alloc(ctx.real(), block * V);
-  const Buf nll = arena.alloc(ctx.real(), block);
+  const Buf nll = arena.alloc(ctx.real(), ctx.rows());
   const Weight& weight = weights_[static_cast<size_t>(head_weight_)];
-  LossSum sum;
   for (int64_t row = 0; row < ctx.rows(); row += block) {
     const int64_t rows = std::min(block, ctx.rows() - row);
     head(ctx, x + row * D, rows, false, logits);
     CrossEntropyArgs args{};
-    args.rows = rows, args.vocab = V, args.targets = batch.targets + row;
+    args.rows = rows, args.vocab = V, args.targets = ctx.targets + row;
     args.logits = logits, args.logits_stride = V;
-    args.write_gradient = true, args.scale = grad_scale, args.nll = nll;
+    args.write_gradient = true, args.scale = grad_scale, args.nll = nll + row;
     ctx.kernels().cross_entropy(ctx.stream(), args);
-    with_float(ctx.real(), [&]<class T>() {
-      for (int64_t i = 0; i < rows; ++i) {
-        sum.nll += static_cast<double>(nll.as<T>()[i]);
-        sum.targets += batch.targets[row + i] >= 0;
-      }
-    });
     Context part = ctx;
     part.B = rows;
     part.L = 1;
     linear_backward(part, x + row * D, D, weight, logits, V, dx + row * D, D, false,
                     grad_views_[static_cast<size_t>(head_weight_)], Buf(), V, D);
   }
-  return sum;
+  return sum_losses(batch, nll, ctx.rows(), Buf());
 }
 
-void Network::segment_forward(const Context& ctx, const Batch& part, CBuf state_in, Buf state_out) {
+void Network::segment_forward(const Context& ctx, CBuf state_in, Buf state_out) {
   const TrainingLayout& at = training_;
-  embed(ctx, part, at.h);
+  embed(ctx, at.h);
   CBuf residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const SubLayer& layer = layers_[i];
@@ -123,7 +115,7 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
   }
   EmbedBackwardArgs args{};
   args.rows = ctx.rows(), args.dim = config_.d_model, args.vocab = config_.vocab_size;
-  args.ids = part.ids, args.dy = at.dr;
+  args.ids = ctx.ids, args.dy = at.dr;
   args.dweight = grad_views_[static_cast<size_t>(embedding_)];
   if (args.dweight) ctx.kernels().embed_backward(ctx.stream(), args);
   return sum;
@@ -132,30 +124,30 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
 // Copies tokens begin..end of every row: a batch is contiguous.
 Context Network::cut_segment(const Context& ctx, const Batch& batch, int64_t begin, int64_t end,
                              Batch* part) {
-  const auto copy = [&](const int32_t* from, Buf to) {
+  const auto copy = [&](const int32_t* from, std::vector<int32_t>* to) -> const int32_t* {
+    to->clear();
     for (int64_t b = 0; b < batch.B; ++b) {
-      std::copy(from + b * batch.L + begin, from + b * batch.L + end,
-                to.as<int32_t>() + b * (end - begin));
+      to->insert(to->end(), from + b * batch.L + begin, from + b * batch.L + end);
     }
-    return to.as<int32_t>();
+    return to->data();
   };
   part->B = batch.B;
   part->L = end - begin;
-  part->ids = copy(batch.ids, training_.ids);
-  part->targets = copy(batch.targets, training_.targets);
+  part->ids = copy(batch.ids, &part_ids_);
+  part->targets = copy(batch.targets, &part_targets_);
   Context cut = ctx;
   cut.L = part->L;
   cut.recompute = step_.recompute == Recompute::kScan;
-  if (ctx.doc_ids) cut.doc_ids = copy(ctx.doc_ids.as<int32_t>(), training_.doc_ids);
+  place(*part, documents_.empty() ? nullptr : copy(documents_.data(), &part_documents_), &cut);
   return cut;
 }
 
 // Whether the row's state at `begin` is that of a fresh sequence: at the start, and where another
 // document begins. Kernels see changes within a segment alone.
-bool Network::starts_afresh(const Context& whole, int64_t row, int64_t begin, int64_t end) const {
+bool Network::starts_afresh(const Batch& batch, int64_t row, int64_t begin, int64_t end) const {
   if (begin == 0) return true;
-  if (!whole.doc_ids) return false;
-  const int32_t* documents = whole.doc_ids.as<int32_t>() + row * whole.L;
+  if (documents_.empty()) return false;
+  const int32_t* documents = documents_.data() + row * batch.L;
   int64_t after = begin, before = begin - 1;
   while (after < end && documents[after] < 0) ++after;
   while (before >= 0 && documents[before] < 0) --before;
@@ -173,27 +165,27 @@ LossSum Network::run_segments(const Context& whole, const Batch& batch, double g
   for (int64_t s = 0; s < count; ++s) {
     const Buf states = at.states + s * per_segment;
     for (int64_t row = 0; row < batch.B; ++row) {
-      if (!starts_afresh(whole, row, begin(s), begin(s + 1))) continue;
+      if (!starts_afresh(batch, row, begin(s), begin(s + 1))) continue;
       for (const SubLayer& layer : layers_) {
-        layer.op->initial_state(view(layer, CBuf(), Buf(), false),
+        layer.op->initial_state(*device_, view(layer, CBuf(), Buf(), false),
                                 states + (row * state_elements_ + layer.state_offset));
       }
     }
     if (s + 1 == count) break;
     const Context ctx = cut_segment(whole, batch, begin(s), begin(s + 1), &part);
-    segment_forward(ctx, part, states, states + per_segment);
+    segment_forward(ctx, states, states + per_segment);
   }
   LossSum sum;
-  fill_zero(at.dstates, per_segment);
+  fill_zero(memory(), at.dstates, per_segment);
   for (int64_t s = count; s-- > 0;) {
     const CBuf states = at.states + s * per_segment;
     const Context ctx = cut_segment(whole, batch, begin(s), begin(s + 1), &part);
-    segment_forward(ctx, part, states, Buf());
+    segment_forward(ctx, states, Buf());
     const LossSum one = segment_backward(ctx, part, grad_scale, states, at.dstates);
     sum.nll += one.nll;
     sum.targets += one.targets;
     for (int64_t row = 0; row < batch.B; ++row) {
-      if (starts_afresh(whole, row, begin(s), begin(s + 1))) end_gradient(row, batch.B);
+      if (starts_afresh(batch, row, begin(s), begin(s + 1))) end_gradient(row, batch.B);
     }
   }
   return sum;
@@ -205,8 +197,8 @@ void Network::end_gradient(int64_t row, int64_t B) {
     const SubLayer& layer = layers_[i];
     const int64_t count = layer.op->state_count();
     const Buf dstate = training_.dstates + (layer.state_offset * B + row * count);
-    layer.op->initial_state_backward(view(layer, CBuf(), Buf(), true), dstate);
-    fill_zero(dstate, count);
+    layer.op->initial_state_backward(*device_, view(layer, CBuf(), Buf(), true), dstate);
+    fill_zero(memory(), dstate, count);
   }
 }
 
@@ -232,7 +224,7 @@ LossSum Network::forward_backward(const Batch& batch, double grad_scale,
   if (options.segments > 1) {
     sum = run_segments(whole, batch, grad_scale);
   } else {
-    segment_forward(ctx, batch, CBuf(), Buf());
+    segment_forward(ctx, CBuf(), Buf());
     sum = segment_backward(ctx, batch, grad_scale, CBuf(), Buf());
   }
   device_->sync();

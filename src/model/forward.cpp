@@ -43,9 +43,28 @@ Context Network::context(const Batch& batch, bool decode) {
       const int32_t document = batch.doc_ids != nullptr ? batch.doc_ids[i] : 0;
       documents_[static_cast<size_t>(i)] = batch.ids[i] < 0 ? -1 : document;
     }
-    ctx.doc_ids = documents_.data();
+  } else {
+    documents_.clear();
   }
+  place(batch, documents_.empty() ? nullptr : documents_.data(), &ctx);
   return ctx;
+}
+
+void Network::place(const Batch& batch, const int32_t* documents, Context* ctx) {
+  const int64_t count = batch.B * batch.L, size = dtype_size(DType::kI32);
+  if (!memory().on_host() && 3 * count * size > tokens_.size()) {
+    tokens_ = AlignedBlock();
+    tokens_ = AlignedBlock(3 * count * size, "tokens", memory());
+  }
+  const auto placed = [&](const int32_t* from, int64_t index) {
+    if (from == nullptr || memory().on_host()) return CBuf(from);
+    const Buf to = Buf(tokens_.data(), DType::kI32) + index * count;
+    memory().copy_in(to.data, from, count * size);
+    return CBuf(to);
+  };
+  ctx->ids = placed(batch.ids, 0);
+  ctx->targets = placed(batch.targets, 1);
+  ctx->doc_ids = placed(documents, 2);
 }
 
 void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBuf residual,
@@ -68,15 +87,15 @@ void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBu
   ctx.kernels().rms_norm_forward(ctx.stream(), args);
 }
 
-void Network::embed(const Context& ctx, const Batch& batch, Buf h) const {
+void Network::embed(const Context& ctx, Buf h) const {
   const Weight& weight = weights_[static_cast<size_t>(embedding_)];
   if (weight.packed != nullptr) {
-    packed_rows(*ctx.device, weight.packed, ctx.rows(), batch.ids, h);
+    packed_rows(*ctx.device, weight.packed, ctx.rows(), ctx.ids, h);
     return;
   }
   EmbedArgs args{};
   args.rows = ctx.rows(), args.dim = config_.d_model, args.vocab = config_.vocab_size;
-  args.ids = batch.ids, args.weight = weight.data, args.y = h;
+  args.ids = ctx.ids, args.weight = weight.data, args.y = h;
   ctx.kernels().embed_forward(ctx.stream(), args);
 }
 
@@ -92,10 +111,10 @@ int64_t Network::forward_bytes(int64_t B, int64_t L) const {
   return inference_bytes(ctx);
 }
 
-Buf Network::run_layers(const Context& ctx, const Batch& batch, State* state, Arena& arena) {
+Buf Network::run_layers(const Context& ctx, State* state, Arena& arena) {
   const NormIO io = layout_norm(config_, ctx, true, arena);
   const Buf h = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
-  embed(ctx, batch, h);
+  embed(ctx, h);
   CBuf residual;  // none before the first block
   for (const SubLayer& layer : layers_) {
     norm_forward(ctx, layer.norm_weight, layer.norm_bias, h, residual, io);
@@ -123,6 +142,18 @@ void Network::head(const Context& ctx, CBuf x, int64_t rows, bool decode, Buf lo
          config_.vocab_size, config_.vocab_size, config_.d_model);
 }
 
+void Network::head_to_host(const Context& ctx, CBuf x, int64_t rows, bool decode, Buf logits,
+                           Arena arena) const {
+  if (memory().on_host()) return head(ctx, x, rows, decode, logits);
+  const int64_t V = config_.vocab_size, block = std::min(head_rows(), rows);
+  const Buf part = arena.alloc(ctx.real(), block * V);
+  for (int64_t row = 0; row < rows; row += block) {
+    const int64_t count = std::min(block, rows - row);
+    head(ctx, x + row * config_.d_model, count, decode, part);
+    memory().copy_out((logits + row * V).data, part.data, count * V * dtype_size(ctx.real()));
+  }
+}
+
 void Network::last_logits(const Context& ctx, const Batch& batch, CBuf x, Buf logits,
                           Arena arena) const {
   // One row at a time into place, so that a row of padding alone leaves its logits unchanged; rows
@@ -137,50 +168,58 @@ void Network::last_logits(const Context& ctx, const Batch& batch, CBuf x, Buf lo
       while (t >= 0 && batch.ids[b * ctx.L + t] < 0) --t;
     }
     if (t >= 0) {
-      copy_rows(x + (b * ctx.L + t) * D, 0, last + (from + ready) * D, 0, 1, D);
+      copy_rows(memory(), x + (b * ctx.L + t) * D, 0, last + (from + ready) * D, 0, 1, D);
       ++ready;
       continue;
     }
-    if (ready > 0) head(ctx, last + from * D, ready, true, logits + from * V);
+    if (ready > 0) head_to_host(ctx, last + from * D, ready, true, logits + from * V, arena);
     from = b + 1;
     ready = 0;
   }
 }
 
-void Network::all_logits(const Context& ctx, const Batch& batch, CBuf x, Buf logits) const {
+void Network::all_logits(const Context& ctx, const Batch& batch, CBuf x, Buf logits,
+                         Arena arena) const {
   const int64_t V = config_.vocab_size;
   for (int64_t row = 0; row < ctx.rows(); row += head_rows()) {
     const int64_t rows = std::min(head_rows(), ctx.rows() - row);
-    head(ctx, x + row * config_.d_model, rows, ctx.decode, logits + row * V);
+    head_to_host(ctx, x + row * config_.d_model, rows, ctx.decode, logits + row * V, arena);
   }
   for (int64_t row = 0; row < ctx.rows(); ++row) {
-    if (batch.ids[row] < 0) fill_zero(logits + row * V, V);
+    if (batch.ids[row] < 0) fill_zero(host_memory(), logits + row * V, V);
   }
+}
+
+// Adds up the scored of `nll` (rows) in the order of the rows; `out` (rows), the host's, gets all.
+LossSum Network::sum_losses(const Batch& batch, CBuf nll, int64_t rows, Buf out) const {
+  const HostView values(memory(), nll, rows);
+  copy_rows(host_memory(), values.buf(), 0, out, 0, 1, rows);
+  LossSum sum;
+  with_float(nll.dtype, [&]<class T>() {
+    for (int64_t i = 0; i < rows; ++i) {
+      if (batch.targets[i] < 0) continue;
+      sum.nll += static_cast<double>(values.as<T>()[i]);
+      ++sum.targets;
+    }
+  });
+  return sum;
 }
 
 LossSum Network::losses(const Context& ctx, const Batch& batch, CBuf x, Buf nll,
                         Arena arena) const {
   const int64_t V = config_.vocab_size, block = std::min(head_rows(), ctx.rows());
   const Buf logits = arena.alloc(ctx.real(), block * V);
-  const Buf part = arena.alloc(ctx.real(), block);
-  LossSum sum;
+  const Buf each = arena.alloc(ctx.real(), ctx.rows());
   for (int64_t row = 0; row < ctx.rows(); row += block) {
     const int64_t rows = std::min(block, ctx.rows() - row);
     head(ctx, x + row * config_.d_model, rows, false, logits);
     CrossEntropyArgs args{};
-    args.rows = rows, args.vocab = V, args.targets = batch.targets + row;
+    args.rows = rows, args.vocab = V, args.targets = ctx.targets + row;
     args.logits = logits, args.logits_stride = V;
-    args.nll = nll ? nll + row : part;
+    args.nll = each + row;
     ctx.kernels().cross_entropy(ctx.stream(), args);
-    with_float(ctx.real(), [&]<class T>() {
-      for (int64_t i = 0; i < rows; ++i) {
-        if (batch.targets[row + i] < 0) continue;
-        sum.nll += static_cast<double>(args.nll.as<T>()[i]);
-        ++sum.targets;
-      }
-    });
   }
-  return sum;
+  return sum_losses(batch, each, ctx.rows(), nll);
 }
 
 LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll) {
@@ -195,9 +234,9 @@ LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logi
   if (batch.B * batch.L == 0) return sum;
   const Context ctx = context(batch, false);
   Arena arena = workspace(inference_bytes(ctx));
-  const Buf x = run_layers(ctx, batch, state, arena);
+  const Buf x = run_layers(ctx, state, arena);
   if (want == Logits::kLast) last_logits(ctx, batch, x, logits, arena.rest());
-  if (want == Logits::kAll) all_logits(ctx, batch, x, logits);
+  if (want == Logits::kAll) all_logits(ctx, batch, x, logits, arena.rest());
   if (batch.targets != nullptr) sum = losses(ctx, batch, x, nll, arena.rest());
   device_->sync();
   return sum;
@@ -213,8 +252,8 @@ void Network::step(const int32_t* ids, State& state, Buf logits) {
   const Context ctx = context(batch, true);
   MAMBA_CHECK(!ctx.doc_ids);
   Arena arena = workspace(inference_bytes(ctx));
-  const Buf x = run_layers(ctx, batch, &state, arena);
-  if (logits) head(ctx, x, ctx.B, true, logits);
+  const Buf x = run_layers(ctx, &state, arena);
+  if (logits) head_to_host(ctx, x, ctx.B, true, logits, arena.rest());
   device_->sync();
 }
 

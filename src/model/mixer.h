@@ -35,14 +35,16 @@ struct Weight {
 struct Context {
   Device* device;
   int64_t B, L;
-  Product product;  // of the matrix products
-  bool decode;      // one token a row: matrix-vector kernels
-  bool recompute;   // Recompute::kScan: forward keeps the products, backward does the rest anew
-  CBuf doc_ids;     // (B, L) i32 or null
+  Product product;    // of the matrix products
+  bool decode;        // one token a row: matrix-vector kernels
+  bool recompute;     // Recompute::kScan: forward keeps the products, backward does the rest anew
+  CBuf ids, targets;  // (B, L) i32 in the device's memory; targets may be null
+  CBuf doc_ids;       // (B, L) i32 there, or null
   int64_t state_stride;  // elements from one sequence's state to the next
   DType real() const { return device->real(); }
   int64_t rows() const { return B * L; }
   Stream& stream() const { return device->stream(); }
+  DeviceMemory& memory() const { return device->memory(); }
   const Kernels& kernels() const { return device->kernels(); }
 };
 
@@ -66,11 +68,11 @@ class Mixer {
   int64_t state_count() const { return state_count_; }
   // Elements of values computed from parameters once they change (such as A from A_log).
   virtual int64_t derived_count() const { return 0; }
-  virtual void prepare(const LayerView&, DType) const {}
+  virtual void prepare(Device&, const LayerView&) const {}
   // Writes a fresh sequence's state (zero unless learned); dst has state_count() elements.
-  virtual void initial_state(const LayerView&, Buf dst) const;
+  virtual void initial_state(Device&, const LayerView&, Buf dst) const;
   // Adds the gradient of one fresh sequence's state to those of the parameters it was learned from.
-  virtual void initial_state_backward(const LayerView&, CBuf) const {}
+  virtual void initial_state_backward(Device&, const LayerView&, CBuf) const {}
 
   // What forward keeps for backward, and the scratch of each call, in bytes for B x L tokens.
   virtual int64_t saved_bytes(const Context&) const = 0;
@@ -118,11 +120,10 @@ void linear_backward(const Context&, CBuf x, int64_t x_stride, const Weight& wei
                      int64_t dy_stride, Buf dx, int64_t dx_stride, bool accumulate, Buf dweight,
                      Buf dbias, int64_t N, int64_t K);
 // count elements of zero; nothing where dst is null.
-void fill_zero(Buf dst, int64_t count);
-// to (columns, rows) = from (rows, columns) transposed.
-void transpose(CBuf from, int64_t rows, int64_t columns, Buf to);
-// rows runs of count elements from one stride to another; nothing where either side is null.
-void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_t rows,
-               int64_t count);
+void fill_zero(DeviceMemory& memory, Buf dst, int64_t count);
+// rows runs of count elements from one stride (0: the same run again) to another; nothing where
+// either side is null.
+void copy_rows(DeviceMemory& memory, CBuf from, int64_t from_stride, Buf to, int64_t to_stride,
+               int64_t rows, int64_t count);
 
 }  // namespace mamba

@@ -2,11 +2,8 @@
 // The table of variants, and what all mixers share.
 #include <fmt/ranges.h>
 
-#include <cstring>
-
 #include "base/check.h"
 #include "kernels/linear_packed.h"
-#include "kernels/with_float.h"
 #include "model/mixer.h"
 #include "model/mixers/all.h"
 
@@ -27,18 +24,6 @@ int64_t product_of(const std::vector<int64_t>& shape) {
   int64_t n = 1;
   for (int64_t d : shape) n *= d;
   return n;
-}
-
-// The bias of a frozen matrix; sums is null where it is frozen too.
-void add_column_sums(CBuf dy, int64_t dy_stride, int64_t rows, int64_t N, Buf sums) {
-  if (!sums) return;
-  with_float(sums.dtype, [&]<class T>() {
-    T* to = sums.as<T>();
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* from = dy.as<T>() + r * dy_stride;
-      for (int64_t n = 0; n < N; ++n) to[n] += from[n];
-    }
-  });
 }
 
 }  // namespace
@@ -82,29 +67,19 @@ int Mixer::add_state(std::string name, std::vector<int64_t> shape) {
   return static_cast<int>(states_.size()) - 1;
 }
 
-void Mixer::initial_state(const LayerView&, Buf dst) const { fill_zero(dst, state_count_); }
-
-void fill_zero(Buf dst, int64_t count) {
-  if (dst) std::memset(dst.data, 0, static_cast<size_t>(count * dtype_size(dst.dtype)));
+void Mixer::initial_state(Device& device, const LayerView&, Buf dst) const {
+  fill_zero(device.memory(), dst, state_count_);
 }
 
-void copy_rows(CBuf from, int64_t from_stride, Buf to, int64_t to_stride, int64_t rows,
-               int64_t count) {
+void fill_zero(DeviceMemory& memory, Buf dst, int64_t count) {
+  if (dst) memory.zero(dst.data, count * dtype_size(dst.dtype));
+}
+
+void copy_rows(DeviceMemory& memory, CBuf from, int64_t from_stride, Buf to, int64_t to_stride,
+               int64_t rows, int64_t count) {
   if (!from || !to || count == 0) return;
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy((to + r * to_stride).data, (from + r * from_stride).data,
-                static_cast<size_t>(count * dtype_size(to.dtype)));
-  }
-}
-
-void transpose(CBuf from, int64_t rows, int64_t columns, Buf to) {
-  with_float(to.dtype, [&]<class T>() {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < columns; ++c) {
-        to.as<T>()[c * rows + r] = from.as<T>()[r * columns + c];
-      }
-    }
-  });
+  const int64_t size = dtype_size(to.dtype);
+  memory.copy_rows(to.data, to_stride * size, from.data, from_stride * size, count * size, rows);
 }
 
 void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
@@ -158,7 +133,10 @@ void linear_backward(const Context& ctx, CBuf x, int64_t x_stride, const Weight&
     args.dx_stride = dx_stride;
     ctx.kernels().linear_backward_input(ctx.stream(), args);
   }
-  if (!dweight) return add_column_sums(dy, dy_stride, ctx.rows(), N, dbias);
+  if (!dweight) {  // a frozen matrix; its bias may be trained
+    if (dbias) ctx.kernels().column_sum(ctx.stream(), {ctx.rows(), N, dy, dy_stride, dbias});
+    return;
+  }
   LinearBackwardWeightArgs args{};
   args.M = ctx.rows();
   args.N = N;

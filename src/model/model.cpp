@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "device/memory.h"
 #include "formats/hf_config.h"
 #include "model/model_io.h"
 #include "model/network.h"
@@ -27,7 +26,7 @@ std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& 
                           static_cast<double>(sizes.matrices * block_bytes(d)) /
                               static_cast<double>(block_elements(d));
     const int64_t kept = matrices == Matrices::kKept ? 4 * sizes.matrices : 0;
-    expect_memory(packed + static_cast<double>(kept), "model", "the weights",
+    expect_memory(device->memory(), packed + static_cast<double>(kept), "model", "the weights",
                   "use a smaller model or fewer bits, like --dtype bf16 or q8_0");
   }
   auto network = std::make_unique<Network>(config, std::move(device), product, matrices);
@@ -99,21 +98,16 @@ Model Model::create(const Config& config, uint64_t seed, const ModelOptions& opt
   const bool blocks = is_quantized(options.dtype);
   std::unique_ptr<Network> network =
       make_network(config, options, blocks ? Matrices::kPackedOnly : Matrices::kKept);
-  const int64_t count = network->table().flat_count();
   if (blocks) {
-    std::vector<float> values(static_cast<size_t>(count));
+    std::vector<float> values(static_cast<size_t>(network->table().flat_count()));
     const ParamTable& table = network->table();
     table.initialize(config, seed, values.data());
     for (size_t i = 0; i < table.specs().size(); ++i) {
       set_weight(*network, static_cast<int>(i), values.data() + table.specs()[i].offset,
                  options.dtype);
     }
-  } else if (network->device().real() == DType::kF32) {
-    network->table().initialize(config, seed, network->parameters().as<float>());
   } else {
-    std::vector<float> values(static_cast<size_t>(count));
-    network->table().initialize(config, seed, values.data());
-    write_flat(values.data(), count, network->parameters());
+    initialize(*network, seed);
   }
   network->parameters_changed(true);
   return Model(std::move(network));

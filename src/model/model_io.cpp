@@ -48,6 +48,20 @@ void grow_rows(const ParamSpec& spec, const VocabularyGrowth& growth, float* val
 
 }  // namespace
 
+void initialize(Network& network, uint64_t seed) {
+  const ParamTable& table = network.table();
+  const int64_t count = table.flat_count();
+  HostView flat(network.memory(), network.parameters(), count, HostView::Use::kWrite);
+  if (flat.buf().dtype == DType::kF32) {
+    table.initialize(network.config(), seed, flat.as<float>());
+  } else {
+    std::vector<float> values(static_cast<size_t>(count));
+    table.initialize(network.config(), seed, values.data());
+    write_flat(values.data(), count, flat.buf());
+  }
+  flat.write_back();
+}
+
 void write_flat(const float* values, int64_t count, Buf flat) {
   with_float(flat.dtype, [&]<class T>() {
     for (int64_t i = 0; i < count; ++i) flat.as<T>()[i] = static_cast<T>(values[i]);

@@ -28,14 +28,16 @@ struct VocabularyGrowth {
 // taken as they are where the file has blocks. Returns the types of those that are others than
 // `wanted` would give.
 std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
-                  const VocabularyGrowth& growth = {}, DType wanted = DType::kF32);
+                                const VocabularyGrowth& growth = {}, DType wanted = DType::kF32);
 
 // Writes config.json and model.safetensors (sharded above 5 GB) into an existing or new folder,
 // each file atomically, the weights first. dtype kF32 or kBF16; A_log, dt_bias, D and other small
 // tensors stay f32 in either case.
 void save_model(const Network& network, const std::string& folder, DType dtype);
 
-// Values to the network's parameters (f32 or f64).
+// The start of a training run; parameters_changed() is to follow.
+void initialize(Network& network, uint64_t seed);
+// Values in f32 or f64.
 void write_flat(const float* values, int64_t count, Buf flat);
 
 }  // namespace mamba

@@ -47,12 +47,6 @@ Network::Network(const Config& config, std::unique_ptr<Device> device, Product p
                  Matrices matrices)
     : config_(config), device_(std::move(device)), product_(product), matrices_(matrices) {
   config_.validate();
-  if (!device_->memory().on_host()) {
-    fail(ErrorCode::kDevice,
-         "[device {}] expected a CPU, which is all that models run on in this version; use "
-         "--device cpu",
-         device_->name());
-  }
   build();
   const DType real = device_->real();
   std::vector<int64_t> offsets;
@@ -64,8 +58,8 @@ Network::Network(const Config& config, std::unique_ptr<Device> device, Product p
       if (!spec.matrix) count += (spec.count + 15) / 16 * 16;
     }
   }
-  params_ = AlignedBlock(count * dtype_size(real), "parameters");
-  derived_ = AlignedBlock(derived_count_ * dtype_size(real), "derived parameters");
+  params_ = AlignedBlock(count * dtype_size(real), "parameters", memory());
+  derived_ = AlignedBlock(derived_count_ * dtype_size(real), "derived parameters", memory());
   for (size_t i = 0; i < table_.specs().size(); ++i) {
     const int64_t at = offsets.empty() ? table_.specs()[i].offset : offsets[i];
     const Buf data = at < 0 ? Buf(nullptr, real) : Buf(params_.data(), real) + at;
@@ -121,6 +115,7 @@ Buf Network::parameters() {
   return Buf(params_.data(), device_->real());
 }
 
+// `rows` are in memory().
 void Network::pack(size_t index, CBuf rows) {
   const ParamSpec& spec = table_.specs()[index];
   unpack(index);
@@ -147,20 +142,33 @@ void Network::set_parameter(int index, CBuf values) {
   const ParamSpec& spec = table_[index];
   const DType real = device_->real();
   const bool packs = values_[i].data == nullptr;
+  // Kernels take f32, bf16 and blocks as they are.
+  const bool as_is = values.dtype == real || is_quantized(values.dtype) ||
+                     (real == DType::kF32 && values.dtype == DType::kBF16);
+  if (packs && as_is) return pack_from_host(i, values);
+  if (packs) {
+    const AlignedBlock wide(spec.count * dtype_size(real), "one matrix");
+    convert(values, spec.count, Buf(wide.data(), real));
+    return pack_from_host(i, Buf(wide.data(), real));
+  }
+  HostView target(memory(), values_[i], spec.count, HostView::Use::kWrite);
   if (is_quantized(values.dtype)) {
-    if (packs) return pack(i, values);
     std::vector<float> wide(static_cast<size_t>(spec.count));
     dequantize(values.dtype, values.data, spec.count, wide.data());
-    return convert(CBuf(wide.data()), spec.count, values_[i]);
+    convert(CBuf(wide.data()), spec.count, target.buf());
+  } else {
+    convert(values, spec.count, target.buf());
   }
-  // Kernels take f32 and bf16 where they lie.
-  const bool as_is = values.dtype == real || (real == DType::kF32 && values.dtype == DType::kBF16);
-  if (packs && as_is) return pack(i, values);
-  AlignedBlock wide;
-  if (packs) wide = AlignedBlock(spec.count * dtype_size(real), "one matrix");
-  const Buf target = packs ? Buf(wide.data(), real) : values_[i];
-  convert(values, spec.count, target);
-  if (packs) pack(i, target);
+  target.write_back();
+}
+
+void Network::pack_from_host(size_t index, CBuf rows) {
+  if (memory().on_host()) return pack(index, rows);
+  const int64_t count = table_.specs()[index].count;
+  const int64_t bytes = count / block_elements(rows.dtype) * block_bytes(rows.dtype);
+  const AlignedBlock copy(bytes, "one matrix", memory());
+  memory().copy_in(copy.data(), rows.data, bytes);
+  pack(index, CBuf(copy.data(), rows.dtype));
 }
 
 void Network::get_rows(int index, int64_t first, int64_t count, float* out) const {
@@ -168,22 +176,26 @@ void Network::get_rows(int index, int64_t first, int64_t count, float* out) cons
   const ParamSpec& spec = table_[index];
   const int64_t width = spec.count / spec.shape[0];
   if (values_[i].data != nullptr) {
-    convert(values_[i] + first * width, count * width, Buf(out));
+    const HostView values(memory(), values_[i] + first * width, count * width);
+    convert(values.buf(), count * width, Buf(out));
     return;
   }
   MAMBA_CHECK(packed_[i] != nullptr);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  std::iota(ids.begin(), ids.end(), static_cast<int32_t>(first));
-  std::vector<double> wide(device_->real() == DType::kF64 ? static_cast<size_t>(count * width) : 0);
-  const Buf y = wide.empty() ? Buf(out) : Buf(wide.data());
-  packed_rows(*device_, packed_[i], count, ids.data(), y);
+  std::vector<int32_t> numbers(static_cast<size_t>(count));
+  std::iota(numbers.begin(), numbers.end(), static_cast<int32_t>(first));
+  const AlignedBlock ids(count * dtype_size(DType::kI32), "numbers of rows", memory());
+  memory().copy_in(ids.data(), numbers.data(), ids.size());
+  const DType real = device_->real();
+  const AlignedBlock rows(count * width * dtype_size(real), "rows of a matrix", memory());
+  packed_rows(*device_, packed_[i], count, CBuf(ids.data(), DType::kI32), Buf(rows.data(), real));
   device_->sync();
-  if (!wide.empty()) convert(y, count * width, Buf(out));
+  const HostView values(memory(), CBuf(rows.data(), real), count * width);
+  convert(values.buf(), count * width, Buf(out));
 }
 
 void Network::parameters_changed(bool pack_matrices) {
   for (const SubLayer& layer : layers_) {
-    layer.op->prepare(view(layer, CBuf(), Buf(), false), device_->real());
+    layer.op->prepare(*device_, view(layer, CBuf(), Buf(), false));
   }
   fingerprint_.clear();
   if (matrices_ == Matrices::kPackedOnly) return;
@@ -196,7 +208,7 @@ void Network::parameters_changed(bool pack_matrices) {
 Buf Network::gradients() {
   if (grads_.data() == nullptr) {
     const int64_t count = trained_.count + trained_.sink;
-    grads_ = AlignedBlock(count * dtype_size(device_->real()), "gradients");
+    grads_ = AlignedBlock(count * dtype_size(device_->real()), "gradients", memory());
     for (size_t i = 0; i < grad_views_.size(); ++i) {
       const bool frozen = trained_.offsets[i] < 0;
       if (frozen && table_.specs()[i].matrix) continue;
@@ -207,7 +219,7 @@ Buf Network::gradients() {
   return Buf(grads_.data(), device_->real());
 }
 
-void Network::zero_gradients() { fill_zero(gradients(), trained_.count + trained_.sink); }
+void Network::zero_gradients() { fill_zero(memory(), gradients(), trained_.count + trained_.sink); }
 
 void Network::freeze(const std::vector<bool>& frozen) {
   MAMBA_CHECK(grads_.data() == nullptr);
@@ -229,11 +241,12 @@ State Network::new_state(int64_t batch) const {
     fail(ErrorCode::kInvalidArgument, "[state] expected a batch in 0..{}, got {}", 1 << 24, batch);
   }
   const DType real = device_->real();
-  State state(state_tensors_, state_elements_, real, batch);
+  State state(state_tensors_, state_elements_, real, batch, device_->shared_memory());
   for (int64_t row = 0; row < batch; ++row) {
     const Buf all(state.sequence(row), real);
     for (const SubLayer& layer : layers_) {
-      layer.op->initial_state(view(layer, CBuf(), Buf(), false), all + layer.state_offset);
+      layer.op->initial_state(*device_, view(layer, CBuf(), Buf(), false),
+                              all + layer.state_offset);
     }
   }
   return real == DType::kF32 ? state.as(state_dtype_) : state;
@@ -313,7 +326,7 @@ LayerView Network::view(const SubLayer& layer, CBuf state_in, Buf state_out,
 Arena Network::workspace(int64_t bytes) {
   if (bytes > workspace_.size()) {
     workspace_ = AlignedBlock();  // give the old one back first
-    workspace_ = AlignedBlock(bytes, "activations");
+    workspace_ = AlignedBlock(bytes, "activations", memory());
   }
   return Arena(workspace_.data(), workspace_.size(), &workspace_peak_);
 }

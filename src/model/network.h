@@ -46,12 +46,13 @@ class Network {
   const Config& config() const { return config_; }
   const ParamTable& table() const { return table_; }
   Device& device() const { return *device_; }
+  DeviceMemory& memory() const { return device_->memory(); }
   Product product() const { return product_; }
   // What most elements of matrices are held in: the type of the products, or blocks.
   DType weight_dtype() const;
 
-  // The flat buffer of parameters, f32 (f64 on ref64), table().flat_count() elements; with kKept
-  // alone. After writing to it call parameters_changed().
+  // The flat buffer of parameters in memory(), f32 (f64 on ref64), table().flat_count() elements;
+  // with kKept alone. After writing to it (HostView) call parameters_changed().
   Buf parameters();
   // Overwrites one tensor with `values` (row-major, aligned; f32, bf16 or f64), which need not
   // outlive the call. After the last one call parameters_changed().
@@ -65,16 +66,16 @@ class Network {
   // Chooses the parameters that have no gradient, by table index; before the first gradients().
   void freeze(const std::vector<bool>& frozen);
   const TrainedLayout& trained() const { return trained_; }
-  // Gradients in the layout of trained(); allocated (zero) by the first call.
+  // Gradients in the layout of trained(), in memory(); allocated (zero) by the first call.
   Buf gradients();
   void zero_gradients();
 
   // Training from fresh states: adds grad_scale * d(sum of nll)/d(parameters) to gradients().
   LossSum forward_backward(const Batch& batch, double grad_scale, const StepOptions& options = {});
   // Forward alone from `state` (null: fresh) to `state`. logits as in Model::forward, in real();
-  // nll (B, L) in real() where targets are given; either may be null.
+  // nll (B, L) in real() where targets are given; either may be null, and both are the host's.
   LossSum forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll);
-  // One token a row; ids (B) in [0, V), logits (B, V) in real().
+  // One token a row; ids (B) in [0, V), logits (B, V) in real(), the host's, or null.
   void step(const int32_t* ids, State& state, Buf logits);
 
   // Type of new states: f32 or bf16 (f64 on ref64 whatever is said).
@@ -101,10 +102,13 @@ class Network {
   };
   void build();
   void pack(size_t index, CBuf rows);
+  void pack_from_host(size_t index, CBuf rows);
   void unpack(size_t index);
   void add_layer(std::unique_ptr<Mixer> op, const std::string& prefix, int* next_param);
   void check(const Batch& batch) const;
   Context context(const Batch& batch, bool decode);
+  // ids, targets and doc_ids where kernels of the device read them.
+  void place(const Batch& batch, const int32_t* documents, Context* ctx);
   LayerView view(const SubLayer& layer, const State* in, State* out, bool with_grads) const;
   // io.r = h + residual (residual may be null), io.y = norm(io.r).
   void norm_forward(const Context&, int weight, int bias, CBuf h, CBuf residual,
@@ -112,15 +116,19 @@ class Network {
   // dr = gradient of io.r from dy and what flows past the norm (dr itself, unless first).
   void norm_backward(const Context&, int weight, int bias, const NormIO& io, CBuf dy, bool first,
                      Buf dr) const;
-  void embed(const Context&, const Batch& batch, Buf h) const;
+  void embed(const Context&, Buf h) const;
   // Bytes of run_layers' scratch for inference.
   int64_t inference_bytes(const Context&) const;
   // The normalised output (rows, D) of the last block.
-  Buf run_layers(const Context&, const Batch& batch, State* state, Arena& arena);
+  Buf run_layers(const Context&, State* state, Arena& arena);
   int64_t head_rows() const { return mamba::head_rows(config_); }
   void head(const Context&, CBuf x, int64_t rows, bool decode, Buf logits) const;
+  // The same, but `logits` are the host's.
+  void head_to_host(const Context&, CBuf x, int64_t rows, bool decode, Buf logits,
+                    Arena arena) const;
   void last_logits(const Context&, const Batch& batch, CBuf x, Buf logits, Arena arena) const;
-  void all_logits(const Context&, const Batch& batch, CBuf x, Buf logits) const;
+  void all_logits(const Context&, const Batch& batch, CBuf x, Buf logits, Arena arena) const;
+  LossSum sum_losses(const Batch& batch, CBuf nll, int64_t rows, Buf out) const;
   LossSum losses(const Context&, const Batch& batch, CBuf x, Buf nll, Arena arena) const;
   LossSum head_backward(const Context&, const Batch& batch, CBuf x, Buf dx, double grad_scale,
                         Arena arena);
@@ -128,10 +136,10 @@ class Network {
   // for a step of one segment.
   LayerView view(const SubLayer& layer, CBuf state_in, Buf state_out, bool with_grads) const;
   Context cut_segment(const Context&, const Batch& batch, int64_t begin, int64_t end, Batch* part);
-  bool starts_afresh(const Context&, int64_t row, int64_t begin, int64_t end) const;
+  bool starts_afresh(const Batch& batch, int64_t row, int64_t begin, int64_t end) const;
   LossSum run_segments(const Context& whole, const Batch& batch, double grad_scale);
   void end_gradient(int64_t row, int64_t B);
-  void segment_forward(const Context&, const Batch& part, CBuf state_in, Buf state_out);
+  void segment_forward(const Context&, CBuf state_in, Buf state_out);
   LossSum segment_backward(const Context&, const Batch& part, double grad_scale, CBuf state_in,
                            Buf dstate);
   Arena workspace(int64_t bytes);
@@ -149,6 +157,7 @@ class Network {
   int64_t state_elements_ = 0, derived_count_ = 0;
   DType state_dtype_ = DType::kF32;
   AlignedBlock params_, grads_, derived_, workspace_;
+  AlignedBlock tokens_;      // ids, targets and documents of the running call on a GPU
   std::vector<Buf> values_;  // by table index, in params_; null where packed alone
   int64_t workspace_peak_ = 0;
   StepOptions step_;  // of the running training step, and where it keeps what
@@ -156,7 +165,9 @@ class Network {
   std::vector<Weight> weights_;  // by table index
   std::vector<Buf> grad_views_;  // by table index; null before gradients()
   std::vector<PackedLinear*> packed_;
-  std::vector<int32_t> documents_;  // of the running call, where it has padding or documents
+  // Of the running call, where it has padding or documents, and of one of its segments.
+  std::vector<int32_t> documents_;
+  std::vector<int32_t> part_ids_, part_targets_, part_documents_;
   mutable std::string fingerprint_;
 };
 

@@ -9,36 +9,74 @@
 
 #include "base/bf16.h"
 #include "base/check.h"
-#include "device/memory.h"
+#include "device/arena.h"
 
 namespace mamba {
 
+struct State::Storage {
+  Storage(int64_t bytes, std::shared_ptr<DeviceMemory> its_memory)
+      : owner(std::move(its_memory)), block(bytes, "states", memory()) {}
+  DeviceMemory& memory() const { return owner != nullptr ? *owner : host_memory(); }
+
+  std::shared_ptr<DeviceMemory> owner;  // null: main memory
+  AlignedBlock block;
+};
+
+State::State() = default;
+State::~State() = default;
+State::State(State&&) noexcept = default;
+State& State::operator=(State&&) noexcept = default;
+
 State::State(std::shared_ptr<const std::vector<StateTensor>> tensors, int64_t elements, DType dtype,
-             int64_t batch)
+             int64_t batch, std::shared_ptr<DeviceMemory> memory)
     : tensors_(std::move(tensors)), elements_(elements), dtype_(dtype), batch_(batch) {
-  try {
-    const size_t count = static_cast<size_t>((batch * bytes_per_sequence() + 7) / 8);
-    storage_.reserve(count);
-    prefer_huge_pages(storage_.data(), batch * bytes_per_sequence());
-    storage_.resize(count);
-  } catch (const std::bad_alloc&) {
-    fail(
-        ErrorCode::kOutOfMemory,
-        "[state] expected {} bytes for {} sequences, got none from the system; use a smaller batch",
-        batch * bytes_per_sequence(), batch);
-  }
+  storage_ = std::make_unique<Storage>(batch * bytes_per_sequence(), std::move(memory));
+}
+
+State::State(const State& other)
+    : tensors_(other.tensors_),
+      elements_(other.elements_),
+      dtype_(other.dtype_),
+      batch_(other.batch_) {
+  if (other.storage_ == nullptr) return;
+  const AlignedBlock& from = other.storage_->block;
+  storage_ = std::make_unique<Storage>(from.size(), other.storage_->owner);
+  storage_->memory().copy(storage_->block.data(), from.data(), from.size());
+}
+
+State& State::operator=(const State& other) {
+  if (this != &other) *this = State(other);
+  return *this;
 }
 
 void* State::sequence(int64_t row) {
-  return reinterpret_cast<char*>(storage_.data()) + row * bytes_per_sequence();
+  return const_cast<void*>(static_cast<const State*>(this)->sequence(row));
 }
 
 const void* State::sequence(int64_t row) const {
-  return reinterpret_cast<const char*>(storage_.data()) + row * bytes_per_sequence();
+  if (storage_ == nullptr || storage_->block.data() == nullptr) return nullptr;
+  return static_cast<const char*>(storage_->block.data()) + row * bytes_per_sequence();
+}
+
+bool State::on_host() const { return storage_ == nullptr || storage_->memory().on_host(); }
+
+void State::read(int64_t row, void* to) const {
+  storage_->memory().copy_out(to, sequence(row), bytes_per_sequence());
+}
+
+void State::write(int64_t row, const void* from) {
+  storage_->memory().copy_in(sequence(row), from, bytes_per_sequence());
+}
+
+State State::to_host() const {
+  if (on_host()) return *this;
+  State host(tensors_, elements_, dtype_, batch_);
+  storage_->memory().copy_out(host.sequence(0), sequence(0), batch_ * bytes_per_sequence());
+  return host;
 }
 
 State State::fork(int64_t row) const {
-  State one(tensors_, elements_, dtype_, 1);
+  State one(tensors_, elements_, dtype_, 1, storage_ != nullptr ? storage_->owner : nullptr);
   one.assign(0, *this, row);
   return one;
 }
@@ -53,7 +91,13 @@ void State::assign(int64_t row, const State& from, int64_t from_row) {
          "[state] expected a state of {} bytes a sequence, got one of {}; it is another model's",
          bytes_per_sequence(), from.bytes_per_sequence());
   }
-  std::memmove(sequence(row), from.sequence(from_row), static_cast<size_t>(bytes_per_sequence()));
+  const void* source = from.sequence(from_row);
+  if (source == sequence(row)) return;
+  if (from.storage_->owner == storage_->owner) {
+    storage_->memory().copy(sequence(row), source, bytes_per_sequence());
+  } else {
+    write(row, from.to_host().sequence(from_row));
+  }
 }
 
 State State::as(DType dtype) const {
@@ -62,6 +106,13 @@ State State::as(DType dtype) const {
   if (!either(dtype_) || !either(dtype)) {
     fail(ErrorCode::kInvalidArgument, "[state] expected f32 or bf16, got {} to become {}",
          dtype_name(dtype_), dtype_name(dtype));
+  }
+  if (!on_host()) {
+    const State rounded = to_host().as(dtype);
+    State there(tensors_, elements_, dtype, batch_, storage_->owner);
+    storage_->memory().copy_in(there.sequence(0), rounded.sequence(0),
+                               batch_ * there.bytes_per_sequence());
+    return there;
   }
   State to(tensors_, elements_, dtype, batch_);
   const int64_t count = batch_ * elements_;
@@ -78,6 +129,7 @@ State State::as(DType dtype) const {
 }
 
 bool State::operator==(const State& other) const {
+  if (!on_host() || !other.on_host()) return to_host() == other.to_host();
   return elements_ == other.elements_ && dtype_ == other.dtype_ && batch_ == other.batch_ &&
          std::memcmp(sequence(0), other.sequence(0),
                      static_cast<size_t>(batch_ * bytes_per_sequence())) == 0;
@@ -87,6 +139,7 @@ double State::max_difference(const State& other) const {
   if (elements_ != other.elements_ || dtype_ != other.dtype_ || batch_ != other.batch_) {
     return std::numeric_limits<double>::infinity();
   }
+  if (!on_host() || !other.on_host()) return to_host().max_difference(other.to_host());
   const auto worst = [&]<class T>(const T* a, const T* b) {
     double most = 0;
     for (int64_t i = 0; i < batch_ * elements_; ++i) {

@@ -25,8 +25,8 @@ int64_t inference_bytes(const Config& config, const std::vector<const Mixer*>& o
   layout_norm(config, ctx, true, count);
   count.alloc(ctx.real(), ctx.rows() * config.d_model);  // h
   count.alloc(ctx.real(), ctx.B * config.d_model);       // last rows
-  count.alloc(ctx.real(),
-              std::min(head_rows(config), ctx.rows()) * (config.vocab_size + 1));  // losses
+  count.alloc(ctx.real(), std::min(head_rows(config), ctx.rows()) * config.vocab_size);  // logits
+  count.alloc(ctx.real(), ctx.rows());                                                   // losses
   return count.used() + op_bytes + 4096;
 }
 
@@ -53,11 +53,8 @@ int first_trained_layer(const Config& config, const std::vector<const Mixer*>& o
 
 void TrainingLayout::lay_out_segments(const LayerList& layers, const Context& ctx, int64_t segments,
                                       Arena& arena) {
-  ids = targets = doc_ids = states = dstates = Buf();
+  states = dstates = Buf();
   if (segments == 1) return;
-  ids = arena.alloc(DType::kI32, ctx.rows());
-  targets = arena.alloc(DType::kI32, ctx.rows());
-  doc_ids = arena.alloc(DType::kI32, ctx.rows());
   states = arena.alloc(ctx.real(), segments * ctx.B * layers.state_elements);
   dstates = arena.alloc(ctx.real(), ctx.B * layers.state_elements);
 }
@@ -102,7 +99,7 @@ void TrainingLayout::lay_out(const Config& config, const LayerList& layers, cons
   scratch = arena.rest();
   Arena head;
   head.alloc(ctx.real(), std::min(head_rows(config), ctx.rows()) * config.vocab_size);
-  head.alloc(ctx.real(), std::min(head_rows(config), ctx.rows()));
+  head.alloc(ctx.real(), ctx.rows());
   arena.alloc(DType::kU8, std::max(op_bytes, head.used()));
   Context plain = ctx;
   plain.recompute = false;

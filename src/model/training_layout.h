@@ -59,11 +59,10 @@ class TrainingLayout {
 
   std::vector<NormIO> norms;  // by sub-layer, then the last
   std::vector<Arena> saved;   // by sub-layer
-  Buf ids, targets, doc_ids;  // (B, L of a segment) i32; only with more segments than one
-  Buf states;                 // (segments, B, state_elements) at the start of each; likewise
-  Buf dstates;                // by sub-layer (B, its state_count()); likewise
-  Buf h, dr;                  // (rows, D) output of an operator, later dx; gradient of the residual
-  Arena scratch;              // of operators and the head
+  Buf states;     // (segments, B, state_elements) at the start of each; only with more than one
+  Buf dstates;    // by sub-layer (B, its state_count()); likewise
+  Buf h, dr;      // (rows, D) output of an operator, later dx; gradient of the residual
+  Arena scratch;  // of operators and the head
   int64_t kept_bytes = 0;     // from forward to backward
   int64_t scratch_bytes = 0;  // the rest, and at least what an evaluation needs
 

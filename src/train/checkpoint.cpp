@@ -107,15 +107,17 @@ std::string save_checkpoint(const std::string& output_dir, const TrainerState& s
   AtomicFolder folder(final_path);
   save_model(network, folder.path(), DType::kF32);
   copy_tokenizer_files(tokenizer, folder.path(), chat_template);
+  const int64_t count = network.trained().count;
+  const HostView first(network.memory(), optimizer.exp_avg(), count);
+  const HostView second(network.memory(), optimizer.exp_avg_sq(), count);
   std::vector<TensorData> moments;
   for (size_t i = 0; i < network.table().specs().size(); ++i) {
     const ParamSpec& spec = network.table().specs()[i];
     const int64_t at = network.trained().offsets[i];
     if (at < 0) continue;
+    moments.push_back({kFirstMoment + spec.name, DType::kF32, spec.shape, first.as<float>() + at});
     moments.push_back(
-        {kFirstMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg() + at});
-    moments.push_back(
-        {kSecondMoment + spec.name, DType::kF32, spec.shape, optimizer.exp_avg_sq() + at});
+        {kSecondMoment + spec.name, DType::kF32, spec.shape, second.as<float>() + at});
   }
   write_safetensors(folder.path() + "/" + kOptimizerFile, moments, {{"format", "mamba-cpp"}});
   const Json json = {{"format", kFormat},        {"step", state.step},
@@ -168,13 +170,18 @@ uint64_t seed_of_checkpoint(const std::string& path) {
 void load_checkpoint(const std::string& path, Network& network, AdamW& optimizer) {
   load_weights(network, path, false);
   const SafetensorsFile moments(path + "/" + kOptimizerFile);
+  const int64_t count = network.trained().count;
+  HostView first(network.memory(), optimizer.exp_avg(), count, HostView::Use::kWrite);
+  HostView second(network.memory(), optimizer.exp_avg_sq(), count, HostView::Use::kWrite);
   for (size_t i = 0; i < network.table().specs().size(); ++i) {
     const ParamSpec& spec = network.table().specs()[i];
     const int64_t at = network.trained().offsets[i];
     if (at < 0) continue;
-    read_to_f32(moments.get(kFirstMoment + spec.name, spec.shape), optimizer.exp_avg() + at);
-    read_to_f32(moments.get(kSecondMoment + spec.name, spec.shape), optimizer.exp_avg_sq() + at);
+    read_to_f32(moments.get(kFirstMoment + spec.name, spec.shape), first.as<float>() + at);
+    read_to_f32(moments.get(kSecondMoment + spec.name, spec.shape), second.as<float>() + at);
   }
+  first.write_back();
+  second.write_back();
 }
 
 void remove_old_checkpoints(const std::string& folder, int64_t limit) {

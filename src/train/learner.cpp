@@ -46,7 +46,7 @@ Learner::~Learner() = default;
 
 Learner Learner::create(const Config& config, uint64_t seed, const LearnerOptions& options) {
   std::unique_ptr<Network> network = network_for(config, options);
-  network->table().initialize(config, seed, network->parameters().as<float>());
+  initialize(*network, seed);
   network->parameters_changed(false);
   return Learner(std::move(network), options);
 }

@@ -35,20 +35,21 @@ AdamW::AdamW(Network& network, const AdamwOptions& options)
       ranges_(decay_ranges(network.table(), network.trained())) {
   MAMBA_CHECK(network.device().real() == DType::kF32);
   const int64_t bytes = network.trained().count * dtype_size(DType::kF32);
-  exp_avg_ = AlignedBlock(bytes, "the optimizer's first moments");
-  exp_avg_sq_ = AlignedBlock(bytes, "the optimizer's second moments");
+  exp_avg_ = AlignedBlock(bytes, "the optimizer's first moments", network.memory());
+  exp_avg_sq_ = AlignedBlock(bytes, "the optimizer's second moments", network.memory());
+  sum_of_squares_ = AlignedBlock(sizeof(double), "the norm of the gradients", network.memory());
 }
 
 double AdamW::grad_norm() {
-  double sum_of_squares = 0;
   GradNormArgs args{};
   args.count = network_.trained().count;
   args.g = network_.gradients();
-  args.sum_of_squares = &sum_of_squares;
+  args.sum_of_squares = static_cast<double*>(sum_of_squares_.data());
   Device& device = network_.device();
   device.kernels().grad_norm(device.stream(), args);
   device.sync();
-  return std::sqrt(sum_of_squares);
+  const HostView sum(network_.memory(), CBuf(sum_of_squares_.data(), DType::kF64), 1);
+  return std::sqrt(*sum.as<double>());
 }
 
 void AdamW::update(int64_t step, double learning_rate, double grad_scale) {
@@ -66,8 +67,8 @@ void AdamW::update(int64_t step, double learning_rate, double grad_scale) {
     args.step = step;
     args.g = gradients + range.trained;
     args.p = parameters + range.begin;
-    args.m = Buf(exp_avg()) + range.trained;
-    args.v = Buf(exp_avg_sq()) + range.trained;
+    args.m = exp_avg() + range.trained;
+    args.v = exp_avg_sq() + range.trained;
     device.kernels().adamw(device.stream(), args);
   }
   device.sync();

@@ -36,15 +36,16 @@ class AdamW {
   // One update with gradients times grad_scale; step is 1 for the first.
   void update(int64_t step, double learning_rate, double grad_scale);
 
-  // First and second moments in the layout of the network's trained().
-  float* exp_avg() { return static_cast<float*>(exp_avg_.data()); }
-  float* exp_avg_sq() { return static_cast<float*>(exp_avg_sq_.data()); }
+  // First and second moments, f32 in the layout of the network's trained(), in its memory().
+  Buf exp_avg() { return Buf(exp_avg_.data(), DType::kF32); }
+  Buf exp_avg_sq() { return Buf(exp_avg_sq_.data(), DType::kF32); }
 
  private:
   Network& network_;
   AdamwOptions options_;
   std::vector<DecayRange> ranges_;
   AlignedBlock exp_avg_, exp_avg_sq_;
+  AlignedBlock sum_of_squares_;  // f64
 };
 
 // PyTorch's rule for a gradient norm above max_norm (0: never): max_norm / (norm + 1e-6), else 1.

@@ -2,8 +2,6 @@
 // Opens and checks what a run needs.
 #include "train/run_setup.h"
 
-#include <unistd.h>
-
 #include <filesystem>
 
 #include "base/check.h"
@@ -247,33 +245,23 @@ Config find_config(const TrainOptions& options, RunSetup* setup) {
   return config;
 }
 
-double machine_bytes() {
-  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGE_SIZE));
-}
-
-void check_memory(double bytes, const std::string& what) {
-  if (bytes <= machine_bytes()) return;
-  fail(ErrorCode::kOutOfMemory,
-       "[train] expected to need at most the {:.1f} GiB of this machine, got {:.1f} GiB for {}; "
-       "use a smaller {}",
-       machine_bytes() / kGiB, bytes / kGiB, what,
-       what == "a step" ? "--batch-size or --seq-len, or more --bptt-segments" : "model");
-}
-
 // A plan may be made for another machine, a run may not.
-void check_plan(bool plan_only, RunSetup* setup) {
+void check_plan(const DeviceMemory& memory, bool plan_only, RunSetup* setup) {
   const TrainPlan& plan = setup->plan;
-  const double bytes = static_cast<double>(plan.total_bytes());
+  const double bytes = static_cast<double>(plan.total_bytes()), there = memory.free_bytes();
   if (plan_only) {
-    if (bytes <= machine_bytes()) return;
-    setup->notices.push_back(fmt::format("the run needs {:.1f} GiB, this machine has {:.1f} GiB",
-                                         bytes / kGiB, machine_bytes() / kGiB));
+    if (bytes <= there) return;
+    setup->notices.push_back(fmt::format("the run needs {:.1f} GiB, this {} has {:.1f} GiB",
+                                         bytes / kGiB, memory.on_host() ? "machine" : "device",
+                                         there / kGiB));
     return;
   }
-  check_memory(
+  expect_memory(
+      memory,
       static_cast<double>(plan.parameter_bytes + plan.gradient_bytes + plan.optimizer_bytes),
-      "the weights");
-  check_memory(bytes, "a step");
+      "train", "the weights", "use a smaller model");
+  expect_memory(memory, bytes, "train", "a step",
+                "use a smaller --batch-size or --seq-len, or more --bptt-segments");
 }
 
 int64_t trained_parameters(const Config& config, const std::vector<std::string>& freeze) {
@@ -365,7 +353,7 @@ RunSetup prepare_run(const TrainOptions& options, bool plan_only) {
     }
   }
   make_plan(options, config, *device, &setup);
-  check_plan(plan_only, &setup);
+  check_plan(device->memory(), plan_only, &setup);
   if (plan_only) return setup;
   setup.network = std::make_unique<Network>(config, std::move(device),
                                             options.bf16 ? Product::kBF16 : Product::kF32);

@@ -122,8 +122,7 @@ void Trainer::set_weights() {
   } else if (!options_.init_from.empty()) {
     load_weights(network_, options_.init_from, false, {setup_.plan.grown_from, options_.seed});
   } else {
-    network_.table().initialize(network_.config(), options_.seed,
-                                network_.parameters().as<float>());
+    initialize(network_, options_.seed);
     network_.parameters_changed(false);
   }
 }
@@ -193,7 +192,9 @@ bool Trainer::train_step() {
   if (targets > 0) last.loss = sum.nll / static_cast<double>(sum.targets);
   last.grad_norm = optimizer_->grad_norm();
   if (!std::isfinite(last.loss) || !std::isfinite(last.grad_norm)) {
-    diverged(network_.gradients().as<float>(), false);
+    const TrainedLayout& trained = network_.trained();
+    const HostView gradients(network_.memory(), network_.gradients(), trained.count);
+    diverged(gradients.as<float>(), false);
     return false;
   }
   // Without a target there is nothing to learn; weights would only decay.
@@ -236,12 +237,15 @@ bool Trainer::evaluate(bool log) {
   return true;
 }
 
+bool Trainer::weights_finite() {
+  const HostView weights(network_.memory(), network_.parameters(), network_.table().flat_count());
+  if (all_finite(network_.table(), weights.as<float>())) return true;
+  diverged(weights.as<float>(), true);
+  return false;
+}
+
 bool Trainer::save() {
-  const float* weights = network_.parameters().as<float>();
-  if (!all_finite(network_.table(), weights)) {
-    diverged(weights, true);
-    return false;
-  }
+  if (!weights_finite()) return false;
   const TrainProgress& last = result_.last;
   const TrainerState state{last.step, samples_,       last.seconds,
                            last.loss, last.grad_norm, setup_.course};

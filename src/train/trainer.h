@@ -67,6 +67,7 @@ class Trainer {
   // Ends the run as interrupted, with a checkpoint of the last step.
   void stop();
   // False if the weights are not finite.
+  bool weights_finite();
   bool save();
   void write_curves() const;
   void finish();

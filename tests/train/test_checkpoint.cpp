@@ -33,8 +33,8 @@ struct Training {
     for (const ParamSpec& spec : network->table().specs()) {
       for (int64_t i = spec.offset; i < spec.offset + spec.count; ++i) {
         p[i] = static_cast<float>(random.uniform(-1, 1));
-        optimizer->exp_avg()[i] = static_cast<float>(random.uniform(-1, 1));
-        optimizer->exp_avg_sq()[i] = static_cast<float>(random.uniform(0, 1));
+        optimizer->exp_avg().as<float>()[i] = static_cast<float>(random.uniform(-1, 1));
+        optimizer->exp_avg_sq().as<float>()[i] = static_cast<float>(random.uniform(0, 1));
       }
     }
   }
@@ -70,8 +70,10 @@ TEST(Checkpoint, ReadsBackEveryBit) {
   const int64_t count = run.network->table().flat_count();
   EXPECT_TRUE(test::same_bits(run.network->parameters().as<float>(),
                               other.network->parameters().as<float>(), count));
-  EXPECT_TRUE(test::same_bits(run.optimizer->exp_avg(), other.optimizer->exp_avg(), count));
-  EXPECT_TRUE(test::same_bits(run.optimizer->exp_avg_sq(), other.optimizer->exp_avg_sq(), count));
+  EXPECT_TRUE(test::same_bits(run.optimizer->exp_avg().as<float>(),
+                              other.optimizer->exp_avg().as<float>(), count));
+  EXPECT_TRUE(test::same_bits(run.optimizer->exp_avg_sq().as<float>(),
+                              other.optimizer->exp_avg_sq().as<float>(), count));
 }
 
 TEST(Checkpoint, LeavesNothingButTheCheckpoint) {

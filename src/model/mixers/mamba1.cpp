@@ -4,7 +4,6 @@
 //   z); out = W_out y.
 #include <cmath>
 
-#include "kernels/with_float.h"
 #include "model/mixers/all.h"
 
 namespace mamba {
@@ -42,17 +41,10 @@ class Mamba1 : public Mixer {
 
   // A_t (N, E) = -exp(A_log (E, N)) transposed, and the taps (K, E) of the convolution.
   int64_t derived_count() const override { return N_ * E_ + K_ * E_; }
-  void prepare(const LayerView& v, DType real) const override {
-    with_float(real, [&]<class T>() {
-      const T* A_log = v.weights[A_log_].data.as<T>();
-      T* A_t = v.derived.as<T>();
-      for (int64_t c = 0; c < E_; ++c) {
-        for (int64_t n = 0; n < N_; ++n) {
-          A_t[n * E_ + c] = static_cast<T>(-std::exp(static_cast<double>(A_log[c * N_ + n])));
-        }
-      }
-    });
-    transpose(v.weights[conv_w_].data, E_, K_, v.derived + N_ * E_);
+  void prepare(Device& device, const LayerView& v) const override {
+    const CBuf A_log = v.weights[A_log_].data, taps = v.weights[conv_w_].data;
+    device.kernels().decay_forward(device.stream(), {E_, N_, A_log, v.derived});
+    device.kernels().transpose(device.stream(), {E_, K_, taps, v.derived + N_ * E_});
   }
 
   int64_t saved_bytes(const Context& ctx) const override {
@@ -265,7 +257,7 @@ class Mamba1 : public Mixer {
   void scan_backward(const Context& ctx, const LayerView& v, const Saved& s, const Scratch& t,
                      bool with_dhT, bool with_dh0) const {
     const int64_t W = R_ + 2 * N_;
-    fill_zero(t.dA_t, N_ * E_);
+    fill_zero(ctx.memory(), t.dA_t, N_ * E_);
     ScanBackwardArgs scan{};
     scan.B = ctx.B, scan.L = ctx.L, scan.E = E_, scan.N = N_, scan.G = 1;
     scan.bc = ScanBC::kGrouped, scan.delta_softplus = true;
@@ -286,27 +278,19 @@ class Mamba1 : public Mixer {
     scan.dz = t.dxz + E_, scan.dz_stride = 2 * E_;
     scan.dh0 = with_dh0 ? t.dh_in : Buf();
     ctx.kernels().scan_backward(ctx.stream(), scan);
-    // A = -exp(A_log), so dA_log = dA * A.
-    with_float(ctx.real(), [&]<class T>() {
-      const T* dA = t.dA_t.as<T>();
-      const T* A = v.derived.as<T>();
-      T* dA_log = v.grads[A_log_].as<T>();
-      for (int64_t c = 0; c < E_; ++c) {
-        for (int64_t n = 0; n < N_; ++n) dA_log[c * N_ + n] += dA[n * E_ + c] * A[n * E_ + c];
-      }
-    });
+    ctx.kernels().decay_backward(ctx.stream(), {E_, N_, t.dA_t, v.derived, v.grads[A_log_]});
   }
 
   // Gradients of states are contiguous per sequence outside, per tensor for the kernels.
   void split_state(const Context& ctx, CBuf all, const Scratch& t) const {
     const int64_t conv = (K_ - 1) * E_;
-    copy_rows(all, state_count_, t.dconv_out, conv, ctx.B, conv);
-    copy_rows(all + ssm_, state_count_, t.dh_out, N_ * E_, ctx.B, N_ * E_);
+    copy_rows(ctx.memory(), all, state_count_, t.dconv_out, conv, ctx.B, conv);
+    copy_rows(ctx.memory(), all + ssm_, state_count_, t.dh_out, N_ * E_, ctx.B, N_ * E_);
   }
   void join_state(const Context& ctx, const Scratch& t, Buf all) const {
     const int64_t conv = (K_ - 1) * E_;
-    copy_rows(t.dconv_in, conv, all, state_count_, ctx.B, conv);
-    copy_rows(t.dh_in, N_ * E_, all + ssm_, state_count_, ctx.B, N_ * E_);
+    copy_rows(ctx.memory(), t.dconv_in, conv, all, state_count_, ctx.B, conv);
+    copy_rows(ctx.memory(), t.dh_in, N_ * E_, all + ssm_, state_count_, ctx.B, N_ * E_);
   }
 
   const Config c_;

@@ -5,7 +5,6 @@
 // z0 and x0 exist where d_ssm < d_inner: a gated MLP beside the state space part.
 #include <cmath>
 
-#include "kernels/with_float.h"
 #include "model/mixers/all.h"
 
 namespace mamba {
@@ -53,28 +52,21 @@ class Mamba2 : public Mixer {
 
   // A (H) = -exp(A_log), and the taps (K, C) of the convolution.
   int64_t derived_count() const override { return H_ + K_ * C_; }
-  void prepare(const LayerView& v, DType real) const override {
-    with_float(real, [&]<class T>() {
-      const T* A_log = v.weights[A_log_].data.as<T>();
-      T* A = v.derived.as<T>();
-      for (int64_t h = 0; h < H_; ++h) {
-        A[h] = static_cast<T>(-std::exp(static_cast<double>(A_log[h])));
-      }
-    });
-    transpose(v.weights[conv_w_].data, C_, K_, v.derived + H_);
+  void prepare(Device& device, const LayerView& v) const override {
+    const CBuf A_log = v.weights[A_log_].data, taps = v.weights[conv_w_].data;
+    device.kernels().decay_forward(device.stream(), {H_, 1, A_log, v.derived});
+    device.kernels().transpose(device.stream(), {C_, K_, taps, v.derived + H_});
   }
-  void initial_state(const LayerView& v, Buf dst) const override {
-    fill_zero(dst, state_count_);
-    if (init_ >= 0) copy_rows(v.weights[init_].data, 0, dst + ssm_, 0, 1, H_ * P_ * N_);
+  void initial_state(Device& device, const LayerView& v, Buf dst) const override {
+    DeviceMemory& memory = device.memory();
+    fill_zero(memory, dst, state_count_);
+    if (init_ >= 0) copy_rows(memory, v.weights[init_].data, 0, dst + ssm_, 0, 1, H_ * P_ * N_);
   }
 
-  void initial_state_backward(const LayerView& v, CBuf dstate) const override {
+  void initial_state_backward(Device& device, const LayerView& v, CBuf dstate) const override {
     if (init_ < 0) return;
-    with_float(dstate.dtype, [&]<class T>() {
-      const T* from = (dstate + ssm_).template as<T>();
-      T* to = v.grads[init_].as<T>();
-      for (int64_t i = 0; i < H_ * P_ * N_; ++i) to[i] += from[i];
-    });
+    const int64_t count = H_ * P_ * N_;
+    device.kernels().column_sum(device.stream(), {1, count, dstate + ssm_, count, v.grads[init_]});
   }
 
   int64_t saved_bytes(const Context& ctx) const override {
@@ -117,8 +109,8 @@ class Mamba2 : public Mixer {
                     grad(v, out_b_), D_, E_);
     gates_backward(ctx, v, s, t);
     const int64_t conv_count = (K_ - 1) * C_, ssm_count = H_ * P_ * N_;
-    copy_rows(dstate_out, state_count_, t.dconv_out, conv_count, ctx.B, conv_count);
-    copy_rows(dstate_out + ssm_, state_count_, t.dS_out, ssm_count, ctx.B, ssm_count);
+    copy_rows(ctx.memory(), dstate_out, state_count_, t.dconv_out, conv_count, ctx.B, conv_count);
+    copy_rows(ctx.memory(), dstate_out + ssm_, state_count_, t.dS_out, ssm_count, ctx.B, ssm_count);
     ssd_backward(ctx, v, s, t, bool(dstate_out), bool(dstate_in));
     Conv1dBackwardArgs conv{};
     conv.B = ctx.B, conv.L = ctx.L, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
@@ -131,8 +123,8 @@ class Mamba2 : public Mixer {
     conv.dweight = v.grads[conv_w_], conv.dbias = grad(v, conv_b_);
     conv.dstate_in = dstate_in ? t.dconv_in : Buf();
     ctx.kernels().conv1d_backward(ctx.stream(), conv);
-    copy_rows(t.dconv_in, conv_count, dstate_in, state_count_, ctx.B, conv_count);
-    copy_rows(t.dS_in, ssm_count, dstate_in + ssm_, state_count_, ctx.B, ssm_count);
+    copy_rows(ctx.memory(), t.dconv_in, conv_count, dstate_in, state_count_, ctx.B, conv_count);
+    copy_rows(ctx.memory(), t.dS_in, ssm_count, dstate_in + ssm_, state_count_, ctx.B, ssm_count);
     linear_backward(ctx, x, D_, v.weights[in_w_], t.dzx, W_, dx, D_, false, v.grads[in_w_],
                     grad(v, in_b_), W_, D_);
   }
@@ -229,7 +221,7 @@ class Mamba2 : public Mixer {
     // state_out, where wanted, has the caller's stride: a fresh learned start is only for training.
     MAMBA_CHECK(!v.state_out);
     *stride = H_ * P_ * N_;
-    copy_rows(v.weights[init_].data, 0, room, *stride, ctx.B, *stride);
+    copy_rows(ctx.memory(), v.weights[init_].data, 0, room, *stride, ctx.B, *stride);
     return room;
   }
 
@@ -331,7 +323,7 @@ class Mamba2 : public Mixer {
   void ssd_backward(const Context& ctx, const LayerView& v, const Saved& s, const Scratch& t,
                     bool with_dST, bool with_dS0) const {
     const int64_t ssm_count = H_ * P_ * N_;
-    fill_zero(t.dA, H_);
+    fill_zero(ctx.memory(), t.dA, H_);
     SsdBackwardArgs ssd{};
     ssd.B = ctx.B, ssd.L = ctx.L, ssd.H = H_, ssd.P = P_, ssd.N = N_, ssd.G = G_;
     ssd.chunk = c_.chunk_size, ssd.dt_min = c_.dt_limit_min, ssd.dt_max = c_.dt_limit_max;
@@ -353,17 +345,9 @@ class Mamba2 : public Mixer {
     ssd.dS0 = with_dS0 || learned_start ? t.dS_in : Buf();
     ssd.dS_reset = grad(v, init_);
     ctx.kernels().ssd_backward(ctx.stream(), ssd);
-    with_float(ctx.real(), [&]<class T>() {
-      for (int64_t h = 0; h < H_; ++h) {  // A = -exp(A_log), so dA_log = dA * A
-        v.grads[A_log_].as<T>()[h] += t.dA.as<T>()[h] * v.derived.as<T>()[h];
-      }
-      if (!learned_start) return;
-      for (int64_t b = 0; b < ctx.B; ++b) {
-        for (int64_t i = 0; i < ssm_count; ++i) {
-          v.grads[init_].as<T>()[i] += t.dS_in.as<T>()[b * ssm_count + i];
-        }
-      }
-    });
+    ctx.kernels().decay_backward(ctx.stream(), {H_, 1, t.dA, v.derived, v.grads[A_log_]});
+    if (!learned_start) return;
+    ctx.kernels().column_sum(ctx.stream(), {ctx.B, ssm_count, t.dS_in, ssm_count, v.grads[init_]});
   }
 
   const Config c_;
