@@ -134,8 +134,10 @@ MAMBA_INLINE float block_to_bytes(const float* x, int8_t* q, int32_t sums[2]) {
   const __m512 bad = _mm512_add_ps(_mm512_mul_ps(low, zero), _mm512_mul_ps(high, zero));
   const float m = reduce_max(most);
   const __m512 inverse = _mm512_set1_ps(m > kTiny ? 127.0f / m : 0.0f);
-  const __m512i a = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-  const __m512i b = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+  // A NaN converts to the smallest number, of which a sum may not hold two.
+  const __m512i least = _mm512_set1_epi32(-127);
+  const __m512i a = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), least);
+  const __m512i b = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)), least);
   _mm_storeu_si128((__m128i*)q, _mm512_cvtsepi32_epi8(a));
   _mm_storeu_si128((__m128i*)(q + 16), _mm512_cvtsepi32_epi8(b));
   sums[0] = _mm512_reduce_add_epi32(a);

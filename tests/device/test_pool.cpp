@@ -42,8 +42,10 @@ TEST(Pool, BlocksAreAlignedAndApart) {
 TEST(Pool, WhatCannotBeHadIsNull) {
   Pool pool;
   EXPECT_EQ(pool.take(-1), nullptr);
+#ifndef __SANITIZE_ADDRESS__  // which aborts on such allocations
   EXPECT_EQ(pool.take(INT64_MAX), nullptr);
   EXPECT_EQ(pool.take(int64_t{1} << 60), nullptr);
+#endif
   EXPECT_NE(pool.take(1), nullptr);
 }
 

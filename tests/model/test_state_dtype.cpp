@@ -10,30 +10,11 @@
 
 #include "mamba/model.h"
 #include "mamba/state.h"
+#include "model/two_mixers.h"
 #include "support/expect_error.h"
-#include "support/random.h"
 
 namespace mamba::test {
 namespace {
-
-constexpr int64_t kVocab = 61;
-
-Config config_of(const std::string& mixer) {
-  Config c;
-  c.mixer = mixer;
-  c.model_type = mixer == "mamba1" ? "mamba" : "mamba2";
-  c.vocab_size = kVocab;
-  c.d_model = 32;
-  c.n_layer = 3;
-  c.d_inner = c.d_ssm = 64;
-  c.d_state = mixer == "mamba1" ? 8 : 16;
-  c.d_conv = 4;
-  c.dt_rank = 4;
-  c.headdim = 16;
-  c.n_groups = 1;
-  c.chunk_size = 8;
-  return c;
-}
 
 Model model_of(const std::string& mixer, DType state, const std::string& device = "cpu",
                int threads = 2) {
@@ -41,14 +22,7 @@ Model model_of(const std::string& mixer, DType state, const std::string& device 
   options.device = device;
   options.threads = threads;
   options.state_dtype = state;
-  return Model::create(config_of(mixer), 3, options);
-}
-
-std::vector<int32_t> tokens_of(int64_t count) {
-  Random random(11);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random.below(kVocab));
-  return ids;
+  return Model::create(config_of(mixer, 32, 3), 3, options);
 }
 
 // Logits of the last of `ids`, taken one by one.

@@ -8,36 +8,16 @@
 
 #include "mamba/model.h"
 #include "mamba/quantize.h"
+#include "model/two_mixers.h"
 #include "model/weight_types.h"
 #include "support/close.h"
 #include "support/expect_error.h"
-#include "support/random.h"
 
 namespace mamba::test {
 namespace {
 
 constexpr DType kTypes[] = {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,  DType::kQ8_0,
                             DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL};
-constexpr int64_t kVocab = 61;
-
-// Widths of whole blocks of 256.
-Config config_of(const std::string& mixer) {
-  Config c;
-  c.mixer = mixer;
-  c.model_type = mixer == "mamba1" ? "mamba" : "mamba2";
-  c.vocab_size = kVocab;
-  c.d_model = 256;
-  c.n_layer = 2;
-  c.d_inner = 512;
-  c.d_ssm = 512;
-  c.d_state = mixer == "mamba1" ? 8 : 16;
-  c.d_conv = 4;
-  c.dt_rank = 16;
-  c.headdim = 64;
-  c.n_groups = 1;
-  c.chunk_size = 8;
-  return c;
-}
 
 Model model_of(const std::string& mixer, DType dtype, const std::string& device = "cpu",
                int threads = 2) {
@@ -45,14 +25,8 @@ Model model_of(const std::string& mixer, DType dtype, const std::string& device 
   options.device = device;
   options.threads = threads;
   options.dtype = dtype;
-  return Model::create(config_of(mixer), 3, options);
-}
-
-std::vector<int32_t> tokens_of(int64_t count) {
-  Random random(11);
-  std::vector<int32_t> ids(static_cast<size_t>(count));
-  for (int32_t& id : ids) id = static_cast<int32_t>(random.below(kVocab));
-  return ids;
+  // Widths of whole blocks of 256.
+  return Model::create(config_of(mixer, 256, 2), 3, options);
 }
 
 std::vector<float> run(Model& model, const std::vector<int32_t>& ids, int64_t length,
@@ -65,7 +39,7 @@ std::vector<float> run(Model& model, const std::vector<int32_t>& ids, int64_t le
 TEST(WeightTypes, WhereErrorsCostMostThereAreMoreBits) {
   const auto type_of = [](const std::string& name, int64_t columns, DType wanted, bool tied = true,
                           bool matrix = true) {
-    Config c = config_of("mamba1");
+    Config c = config_of("mamba1", 256, 2);
     c.tie_embeddings = tied;
     ParamSpec s;
     s.name = name;
