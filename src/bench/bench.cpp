@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -39,13 +38,19 @@ double largest_error(const std::vector<std::vector<double>>& got,
 }
 
 // Runs the case once from its first values on a backend; returns all outputs.
-std::vector<std::vector<double>> run_once(KernelCase& c, const Kernels& kernels, Device& device) {
+std::vector<std::vector<double>> run_once(KernelCase& c, Device& device) {
   c.reset();
-  if (c.prepare) c.prepare(kernels, device.stream());
-  c.run(kernels, device.stream());
-  if (c.finish) c.finish(kernels, device.stream());
+  if (c.prepare) c.prepare(device.kernels(), device.stream());
+  c.run(device.kernels(), device.stream());
+  if (c.finish) c.finish(device.kernels(), device.stream());
   device.sync();
   return c.results();
+}
+
+std::vector<std::vector<double>> reference_results(const KernelEntry& entry, const Shape& shape) {
+  KernelCase c(shape);
+  entry.build(c);
+  return run_once(c, *Device::create({"ref", 1}));
 }
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocab) {
@@ -83,7 +88,9 @@ int64_t peak_rss_bytes() {
 KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const ModelOptions& options,
                           const MeasureOptions& timing, bool cold) {
   const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
-  KernelCase c(shape);
+  const std::vector<std::vector<double>> want = reference_results(entry, shape);
+  DeviceMemory& memory = device->memory();
+  KernelCase c(shape, memory);
   entry.build(c);
   KernelReport report;
   report.name = entry.name;
@@ -94,8 +101,7 @@ KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const Mo
   // Rounding of `terms` additions walks like the square root of their number; 64 covers exp and the
   // other order of sums (measured: under 10 on all cases). A wrong result is off by far more.
   report.tolerance = 64 * 0x1p-24 * std::sqrt(static_cast<double>(std::max<int64_t>(16, c.terms)));
-  const std::vector<std::vector<double>> want = run_once(c, ref_kernels(), *device);
-  report.error = largest_error(run_once(c, device->kernels(), *device), want);
+  report.error = largest_error(run_once(c, *device), want);
   if (!(report.error <= report.tolerance)) {
     fail(ErrorCode::kInternal,
          "[bench] expected {} ({}) on {} within {:.2e} of the reference, got {:.2e}; please report "
@@ -104,11 +110,13 @@ KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const Mo
   }
   c.reset();
   if (c.prepare) c.prepare(device->kernels(), device->stream());
-  const AlignedBlock flush(cold ? kFlushBytes : 0, "flushing caches");
+  const bool flushed = cold || !memory.on_host();
+  const AlignedBlock flush(flushed ? kFlushBytes : 0, "flushing caches", memory);
   std::function<void()> before;
-  if (cold) before = [&] { std::memset(flush.data(), 1, static_cast<size_t>(flush.size())); };
+  if (flushed) before = [&] { memory.zero(flush.data(), flush.size()); };
   report.time = measure(
-      timing, [&] { c.run(device->kernels(), device->stream()); }, before);
+      timing, [&] { c.run(device->kernels(), device->stream()); }, before,
+      [&](const auto& body) { return device->time(body); });
   if (c.finish) c.finish(device->kernels(), device->stream());
   device->sync();
   return report;

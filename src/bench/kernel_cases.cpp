@@ -4,8 +4,6 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
-
 #include "base/check.h"
 #include "base/rng.h"
 
@@ -44,31 +42,34 @@ std::string Shape::text() const {
 
 KernelCase::Tensor& KernelCase::add(DType dtype, int64_t count, bool output) {
   tensors_.push_back(
-      {AlignedBlock(count * dtype_size(dtype), "a benchmark"), dtype, count, output, {}});
+      {AlignedBlock(count * dtype_size(dtype), "a benchmark", memory_), dtype, count, output, {}});
   cost.bytes += static_cast<double>(count * dtype_size(dtype));
   return tensors_.back();
 }
 
-void KernelCase::fill(float* values, int64_t count, double low, double high) {
+std::vector<float> KernelCase::random(int64_t count, double low, double high) {
+  std::vector<float> values(static_cast<size_t>(count));
   const CounterRng rng(7, streams_++);
-  for (int64_t i = 0; i < count; ++i) {
-    values[i] = static_cast<float>(rng.uniform(static_cast<uint64_t>(i), low, high));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(rng.uniform(i, low, high));
   }
+  return values;
 }
 
 CBuf KernelCase::in(int64_t count, double low, double high) {
   const Tensor& t = add(DType::kF32, count, false);
-  fill(static_cast<float*>(t.block.data()), count, low, high);
+  memory_.copy_in(t.block.data(), random(count, low, high).data(), t.block.size());
   return CBuf(t.block.data(), t.dtype);
 }
 
 CBuf KernelCase::ids(int64_t count, int64_t high) {
   const Tensor& t = add(DType::kI32, count, false);
   const CounterRng rng(7, streams_++);
-  for (int64_t i = 0; i < count; ++i) {
-    static_cast<int32_t*>(t.block.data())[i] =
-        static_cast<int32_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(high)));
+  std::vector<int32_t> values(static_cast<size_t>(count));
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<int32_t>(rng.below(i, static_cast<uint64_t>(high)));
   }
+  memory_.copy_in(t.block.data(), values.data(), t.block.size());
   return CBuf(t.block.data(), t.dtype);
 }
 
@@ -80,17 +81,14 @@ Buf KernelCase::out(int64_t count, DType dtype) {
 Buf KernelCase::inout(int64_t count, double low, double high) {
   Tensor& t = add(DType::kF32, count, true);
   cost.bytes += static_cast<double>(count * dtype_size(t.dtype));
-  t.first.resize(static_cast<size_t>(count));
-  fill(t.first.data(), count, low, high);
-  std::memcpy(t.block.data(), t.first.data(), t.first.size() * sizeof(float));
+  t.first = random(count, low, high);
+  memory_.copy_in(t.block.data(), t.first.data(), t.block.size());
   return Buf(t.block.data(), t.dtype);
 }
 
 void KernelCase::reset() {
   for (Tensor& t : tensors_) {
-    if (!t.first.empty()) {
-      std::memcpy(t.block.data(), t.first.data(), t.first.size() * sizeof(float));
-    }
+    if (!t.first.empty()) memory_.copy_in(t.block.data(), t.first.data(), t.block.size());
   }
 }
 
@@ -99,11 +97,11 @@ std::vector<std::vector<double>> KernelCase::results() const {
   for (const Tensor& t : tensors_) {
     if (!t.output) continue;
     std::vector<double> values(static_cast<size_t>(t.count));
-    const void* data = t.block.data();
+    const HostView view(memory_, CBuf(t.block.data(), t.dtype), t.count);
     for (size_t i = 0; i < values.size(); ++i) {
-      values[i] = t.dtype == DType::kF64   ? static_cast<const double*>(data)[i]
-                  : t.dtype == DType::kI32 ? static_cast<const int32_t*>(data)[i]
-                                           : static_cast<const float*>(data)[i];
+      values[i] = t.dtype == DType::kF64   ? view.as<double>()[i]
+                  : t.dtype == DType::kI32 ? view.as<int32_t>()[i]
+                                           : view.as<float>()[i];
     }
     all.push_back(std::move(values));
   }

@@ -33,7 +33,9 @@ class Shape {
 // it updates twice.
 class KernelCase {
  public:
-  explicit KernelCase(const Shape& sizes) : shape(sizes) {}
+  // Buffers lie in `memory`, which must outlive the case.
+  explicit KernelCase(const Shape& sizes, DeviceMemory& memory = host_memory())
+      : shape(sizes), memory_(memory) {}
 
   // An input of random values in [low, high).
   CBuf in(int64_t count, double low = -1, double high = 1);
@@ -63,7 +65,8 @@ class KernelCase {
     std::vector<float> first;  // values before a call, if it updates them
   };
   Tensor& add(DType dtype, int64_t count, bool output);
-  void fill(float* values, int64_t count, double low, double high);
+  std::vector<float> random(int64_t count, double low, double high);
+  DeviceMemory& memory_;
   std::vector<Tensor> tensors_;
   uint64_t streams_ = 0;
 };

@@ -8,18 +8,22 @@
 
 namespace mamba {
 
-Measurement measure(const MeasureOptions& options, const std::function<void()>& body,
-                    const std::function<void()>& before) {
+double wall_time(const std::function<void()>& body) {
   using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  body();
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+Measurement measure(const MeasureOptions& options, const std::function<void()>& body,
+                    const std::function<void()>& before, const Timer& timer) {
   for (int64_t i = 0; i < options.warm_up; ++i) body();
   std::vector<double> times;
   double total = 0;
   while (static_cast<int64_t>(times.size()) < options.max_runs &&
          (static_cast<int64_t>(times.size()) < options.min_runs || total < options.seconds)) {
     if (before) before();
-    const Clock::time_point start = Clock::now();
-    body();
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    times.push_back(timer(body));
     total += times.back();
   }
   Measurement m;

@@ -22,8 +22,12 @@ struct MeasureOptions {
   int64_t warm_up = 2;  // runs that are not counted
 };
 
+// Seconds that a body takes.
+using Timer = std::function<double(const std::function<void()>& body)>;
+double wall_time(const std::function<void()>& body);
+
 // Times `body`; `before` (may be empty) runs untimed before each run.
 Measurement measure(const MeasureOptions& options, const std::function<void()>& body,
-                    const std::function<void()>& before = {});
+                    const std::function<void()>& before = {}, const Timer& timer = wall_time);
 
 }  // namespace mamba

@@ -62,6 +62,19 @@ class CudaConnection : public Connection, public DeviceMemory {
     stream_ = nullptr;
   }
 
+  double time(const std::function<void()>& body) override {
+    cudaEvent_t events[2];
+    for (cudaEvent_t& event : events) expect(cudaEventCreate(&event), "timing");
+    expect(cudaEventRecord(events[0], cuda_), "timing");
+    body();
+    expect(cudaEventRecord(events[1], cuda_), "timing");
+    wait();
+    float milliseconds = 0;
+    expect(cudaEventElapsedTime(&milliseconds, events[0], events[1]), "timing");
+    for (cudaEvent_t event : events) expect(cudaEventDestroy(event), "timing");
+    return static_cast<double>(milliseconds) / 1e3;
+  }
+
   DeviceMemory& memory() override { return *this; }
   bool on_host() const override { return false; }
 

@@ -2,6 +2,7 @@
 // What Device needs of CUDA: cuda.cpp, or cuda_absent.cpp in a build without it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,6 +24,8 @@ class Connection {
  public:
   virtual ~Connection() = default;
   virtual DeviceMemory& memory() = 0;
+  // Seconds that the device takes for what `body` enqueues.
+  virtual double time(const std::function<void()>& body) = 0;
   // Takes back what connect() gave to the Stream; the memory stays for what was allocated there.
   virtual void detach() noexcept = 0;
 };

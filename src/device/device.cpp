@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cstdlib>
 
 #include "base/check.h"
@@ -146,6 +147,13 @@ Device::~Device() {
 void Device::set_memory(std::shared_ptr<DeviceMemory> memory) {
   shared_memory_ = std::move(memory);
   memory_ = shared_memory_.get();
+}
+
+double Device::time(const std::function<void()>& body) {
+  if (connection_ != nullptr) return connection_->time(body);
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 void Device::sync() {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,6 +50,8 @@ class Device {
   DType real() const { return real_; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
   int threads() const { return stream_.threads; }
+  // Seconds that the device takes for what `body` enqueues.
+  double time(const std::function<void()>& body);
   // Waits for everything enqueued and throws what the stream has recorded since the last call:
   // out_of_memory or device, kernel named.
   void sync();
