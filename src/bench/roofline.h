@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this machine can do at most, measured: reading memory, and f32 multiply-adds on each ISA.
+// The two limits that every kernel is held against, measured where it runs.
 #pragma once
 
-#include <string>
+#include "device/device.h"
 
 namespace mamba {
 
 struct Limits {
-  double read_gb_per_s = 0;    // a buffer several times larger than the last cache, all threads
-  double f32_gflop_per_s = 0;  // independent fused multiply-adds in registers, all threads
+  std::string hardware;
+  bool gpu = false;
+  // CPU: reads of a buffer several times larger than the last cache, all threads. GPU: bytes that a
+  // large copy reads and writes.
+  double read_gb_per_s = 0;
+  // CPU: independent fused multiply-adds in registers, all threads. GPU: a large product in f32.
+  double f32_gflop_per_s = 0;
 };
 
-// `kernels` is the name of a table: "base", "avx2", "avx512", "avx512_bf16"; "ref" is measured as
-// "base". Takes about half a second.
-Limits measure_limits(const std::string& kernels, int threads);
+// Takes about half a second.
+Limits measure_limits(Device& device);
 
 }  // namespace mamba

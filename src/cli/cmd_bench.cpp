@@ -34,20 +34,19 @@ struct BenchFlags {
 };
 
 Limits limits_of(const ModelOptions& options) {
-  const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
-  return measure_limits(device->kernels().name, device->threads());
+  return measure_limits(*Device::create({options.device, options.threads}));
 }
 
 OrderedJson machine_json(const Limits& limits) {
   return {{"version", MAMBA_VERSION},
-          {"cpu", cpu_model_name()},
+          {limits.gpu ? "gpu" : "cpu", limits.hardware},
           {"read_gb_per_s", limits.read_gb_per_s},
           {"f32_gflop_per_s", limits.f32_gflop_per_s}};
 }
 
 std::string machine_text(const Limits& limits) {
-  return fmt::format("{}: reads {:.1f} GB/s, f32 {:.1f} GFLOP/s (measured)\n", cpu_model_name(),
-                     limits.read_gb_per_s, limits.f32_gflop_per_s);
+  return fmt::format("{}: {} {:.1f} GB/s, f32 {:.1f} GFLOP/s (measured)\n", limits.hardware,
+                     limits.gpu ? "copies" : "reads", limits.read_gb_per_s, limits.f32_gflop_per_s);
 }
 
 OrderedJson time_json(const Measurement& m) {

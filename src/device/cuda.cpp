@@ -26,6 +26,7 @@ class CudaConnection : public Connection, public DeviceMemory {
       : index_(index), name_(name), stream_(&stream) {
     cudaDeviceProp properties;
     expect(cudaGetDeviceProperties(&properties, index), "looking at it");
+    hardware_ = properties.name;
     if (properties.major < kOldest) {
       fail(
           ErrorCode::kDevice,
@@ -61,6 +62,8 @@ class CudaConnection : public Connection, public DeviceMemory {
     stream_->scratch_bytes = 0;
     stream_ = nullptr;
   }
+
+  std::string hardware() const override { return hardware_; }
 
   double time(const std::function<void()>& body) override {
     cudaEvent_t events[2];
@@ -190,7 +193,7 @@ class CudaConnection : public Connection, public DeviceMemory {
   }
 
   int index_;
-  std::string name_;
+  std::string name_, hardware_;
   Stream* stream_;  // null once detached
   cudaStream_t cuda_ = nullptr;
   void* stage_ = nullptr;

@@ -24,6 +24,7 @@ class Connection {
  public:
   virtual ~Connection() = default;
   virtual DeviceMemory& memory() = 0;
+  virtual std::string hardware() const = 0;
   // Seconds that the device takes for what `body` enqueues.
   virtual double time(const std::function<void()>& body) = 0;
   // Takes back what connect() gave to the Stream; the memory stays for what was allocated there.

@@ -149,6 +149,10 @@ void Device::set_memory(std::shared_ptr<DeviceMemory> memory) {
   memory_ = shared_memory_.get();
 }
 
+std::string Device::hardware() const {
+  return connection_ != nullptr ? connection_->hardware() : cpu_model_name();
+}
+
 double Device::time(const std::function<void()>& body) {
   if (connection_ != nullptr) return connection_->time(body);
   const auto start = std::chrono::steady_clock::now();

@@ -56,6 +56,9 @@ class Device {
   // out_of_memory or device, kernel named.
   void sync();
 
+  // Of the CPU, or of the GPU.
+  std::string hardware() const;
+
   // Names that create() accepts on this machine, best first.
   static std::vector<std::string> available();
 

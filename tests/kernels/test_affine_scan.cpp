@@ -123,6 +123,7 @@ void check(const Device& device, Stream& stream, const Options& o) {
   ref_kernels().affine_scan_forward(reference_stream(), want.forward<double>());
   ref_kernels().affine_scan_backward(reference_stream(), want.backward<double>());
   device.kernels().affine_scan_forward(stream, got.forward<T>());
+  finish(stream);
   const auto expect = [](Tensor& g, const Tensor& w, const char* name) {
     const int64_t count = static_cast<int64_t>(w.f64.size());
     EXPECT_TRUE(close(g.buf<T>().template as<T>(), w.f64.data(), count, bound<T>(w.f64), 0))
@@ -131,6 +132,7 @@ void check(const Device& device, Stream& stream, const Options& o) {
   };
   expect(got.h, want.h, "h");
   device.kernels().affine_scan_backward(stream, got.backward<T>());
+  finish(stream);
   expect(got.dx, want.dx, "dx");
   expect(got.da, want.da, "da");
   if (o.h0) expect(got.dh0, want.dh0, "dh0");
@@ -140,7 +142,7 @@ TEST(AffineScan, MatchesTheReferenceInF32AndF64) {
   for_each_backend([](Device& device) {
     for (const Options& o : cases()) {
       check<float>(device, device.stream(), o);
-      check<double>(device, device.stream(), o);
+      if (device.memory().on_host()) check<double>(device, device.stream(), o);  // GPUs: f32
     }
   });
 }
@@ -154,6 +156,7 @@ TEST(AffineScan, ConstantInputsGiveTheGeometricSeries) {
       for (int t = 0; t < 400; ++t) want[t] = (1 - std::pow(0.9, t + 1)) / 0.1;
       const AffineScanArgs args{1, 400, 1, order, false, a.data(), x.data(), {}, h.data()};
       device.kernels().affine_scan_forward(device.stream(), args);
+      device.sync();
       EXPECT_TRUE(close(h, want, 1e-13, 0));  // 10 states of 10 x 2^-53 x about 20 roundings
     }
   });
@@ -195,7 +198,9 @@ TEST(AffineScan, ThreadsRunsAndAliasesGiveTheSameBits) {
       const Options o{2, 300, 600, order, false, true};
       Problem first(o);
       device.kernels().affine_scan_forward(device.stream(), first.forward<float>());
+      device.sync();
       device.kernels().affine_scan_backward(device.stream(), first.backward<float>());
+      device.sync();
       const int64_t count = o.B * o.L * o.D;
       for (int threads : {1, 2, 3}) {
         std::unique_ptr<Device> other = Device::create({device.name(), threads});
@@ -203,10 +208,12 @@ TEST(AffineScan, ThreadsRunsAndAliasesGiveTheSameBits) {
         AffineScanArgs forward = again.forward<float>();
         forward.h = again.x.buf<float>();  // h over x
         other->kernels().affine_scan_forward(other->stream(), forward);
+        other->sync();
         AffineScanBackwardArgs backward = again.backward<float>();
         backward.h = again.x.buf<float>();
         backward.dx = again.dh.buf<float>();  // dx over dh
         other->kernels().affine_scan_backward(other->stream(), backward);
+        other->sync();
         EXPECT_TRUE(same_bits(again.x.f32.data(), first.h.f32.data(), count)) << threads;
         EXPECT_TRUE(same_bits(again.dh.f32.data(), first.dx.f32.data(), count)) << threads;
         EXPECT_TRUE(same_bits(again.da.f32.data(), first.da.f32.data(), count)) << threads;

@@ -293,6 +293,7 @@ TEST(Scan, ForwardMatchesTheReference) {
       Problem p(o, seed++);
       ref_kernels().scan_forward(reference_stream(), p.forward<double>());
       device.kernels().scan_forward(device.stream(), p.forward<float>());
+      device.sync();
       expect_close(p.y, forward_terms(o), "y");
       if (o.state) expect_close(p.hT, forward_terms(o), "hT");
     }
@@ -306,6 +307,7 @@ void check_backward(Device& device, Problem& p) {
   const Options& o = p.o;
   ref_kernels().scan_backward(reference_stream(), p.backward<double>());
   device.kernels().scan_backward(device.stream(), p.backward<float>());
+  device.sync();
   const double terms = 2 * forward_terms(o);
   const double over_tokens = terms + std::sqrt(static_cast<double>(o.B * o.L));
   const double over_channels = terms + std::sqrt(static_cast<double>(o.E));
@@ -412,7 +414,9 @@ TEST(Scan, ReferenceGradientsAreFiniteDifferences) {
 std::vector<float> all_outputs(Device& device, const Options& o) {
   Problem p(o, 21);
   device.kernels().scan_forward(device.stream(), p.forward<float>());
+  device.sync();
   device.kernels().scan_backward(device.stream(), p.backward<float>());
+  device.sync();
   std::vector<float> all;
   for (Tensor* t :
        {&p.y, &p.hT, &p.du, &p.ddelta, &p.dbias, &p.dA, &p.dB, &p.dC, &p.dD, &p.dz, &p.dh0}) {
@@ -461,12 +465,15 @@ TEST(Scan, SplitSequenceEqualsUnsplitBitForBit) {
       o.B = 1, o.L = 75, o.G = G, o.gap = 1;
       Problem whole(o, 3), split(o, 3);
       device.kernels().scan_forward(device.stream(), whole.forward<float>());
+      device.sync();
       for (int64_t cut : {0, 1, 31, 32, 50, 75}) {
         const ScanArgs args = split.forward<float>();
         device.kernels().scan_forward(device.stream(), part_of(args, 0, cut));
+        device.sync();
         ScanArgs rest = part_of(args, cut, o.L - cut);
         rest.h0 = rest.hT;  // in place
         device.kernels().scan_forward(device.stream(), rest);
+        device.sync();
         EXPECT_TRUE(same_bits(split.y.got().data(), whole.y.got().data(), o.L * o.E)) << cut;
         EXPECT_TRUE(same_bits(split.hT.got().data(), whole.hT.got().data(), o.N * o.E)) << cut;
       }
@@ -486,6 +493,7 @@ TEST(Scan, StepsEqualTheFullScanBitForBit) {
       SCOPED_TRACE(text(o));
       Problem full(o, 9), steps(o, 9);
       device.kernels().scan_forward(device.stream(), full.forward<float>());
+      device.sync();
       for (int64_t t = 0; t < o.L; ++t) {
         ScanStepArgs a{};
         steps.set_inputs<float>(a);
@@ -497,6 +505,7 @@ TEST(Scan, StepsEqualTheFullScanBitForBit) {
         a.u_stride *= o.L, a.delta_stride *= o.L, a.z_stride *= o.L, a.y_stride *= o.L;
         a.B_stride *= o.L, a.C_stride *= o.L;
         device.kernels().scan_step(device.stream(), a);
+        device.sync();
       }
       EXPECT_TRUE(same_bits(steps.y.got().data(), full.y.got().data(), o.B * o.L * o.E));
       EXPECT_TRUE(same_bits(steps.h0.got().data(), full.hT.got().data(), o.B * o.N * o.E));
@@ -513,8 +522,11 @@ TEST(Scan, PackedDocumentsEqualSeparateOnesBitForBit) {
     Problem packed(o, 4), alone(o, 4);
     for (int64_t t = 0; t < o.L; ++t) packed.ids.push_back(t < 37 ? 5 : 2);
     device.kernels().scan_forward(device.stream(), packed.forward<float>());
+    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(alone.forward<float>(), 0, 37));
+    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(alone.forward<float>(), 37, 33));
+    device.sync();
     EXPECT_TRUE(same_bits(packed.y.got().data(), alone.y.got().data(), o.L * o.E));
   });
 }
@@ -527,7 +539,9 @@ TEST(Scan, PaddingGivesZeroAndPassesTheState) {
     padded.ids.assign(o.L, -1);
     for (int64_t t = 7; t < 40; ++t) padded.ids[t] = 0;
     device.kernels().scan_forward(device.stream(), padded.forward<float>());
+    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(plain.forward<float>(), 7, 33));
+    device.sync();
     const std::vector<float> got = padded.y.got(), want = plain.y.got();
     EXPECT_TRUE(same_bits(got.data() + 7 * o.E, want.data() + 7 * o.E, 33 * o.E));
     EXPECT_TRUE(same_bits(padded.hT.got().data(), plain.hT.got().data(), o.N * o.E));
@@ -545,9 +559,11 @@ TEST(Scan, GradientOfUMayAliasThatOfY) {
     o.L = 70;
     Problem apart(o, 8), aliased(o, 8);
     device.kernels().scan_backward(device.stream(), apart.backward<float>());
+    device.sync();
     ScanBackwardArgs a = aliased.backward<float>();
     a.du = aliased.dy.buf<float>();
     device.kernels().scan_backward(device.stream(), a);
+    device.sync();
     EXPECT_TRUE(same_bits(aliased.dy.got().data(), apart.du.got().data(), o.B * o.L * o.E));
     EXPECT_TRUE(same_bits(aliased.dz.got().data(), apart.dz.got().data(), o.B * o.L * o.E));
   });
@@ -582,6 +598,7 @@ TEST(Scan, ExtremeDecaysForgetOrKeepTheState) {
       for (int64_t t = 0; t < o.L; ++t) p.delta.set(t * o.E + c, 1e3), p.u.set(t * o.E + c, 0);
     }
     device.kernels().scan_forward(device.stream(), p.forward<float>());
+    device.sync();
     for (int64_t c = 0; c < o.E; ++c) {
       EXPECT_NEAR(p.hT.f32[c], 0.0f, 1e-37f);
       EXPECT_EQ(p.hT.f32[o.E + c], p.h0.f32[o.E + c]);

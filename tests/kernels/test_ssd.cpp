@@ -162,6 +162,7 @@ Results<T> forward(const Kernels& kernels, Stream& stream, const Problem& p, int
   a.ST = Buf(ST.get());
   a.y = Buf(y.get()), a.y_stride = y.stride();
   kernels.ssd_forward(stream, a);
+  finish(stream);
   return {{"y", y.values()}, {"ST", ST.values()}};
 }
 
@@ -188,6 +189,7 @@ Results<T> backward(const Kernels& kernels, Stream& stream, const Problem& p, in
   a.dCm = Buf(dCm.get()), a.dC_stride = dCm.stride();
   a.dD = Buf(dD.get()), a.dS0 = Buf(dS0.get()), a.dS_reset = Buf(dS_reset.get());
   kernels.ssd_backward(stream, a);
+  finish(stream);
   return {{"dx", dx.values()},   {"dB", dBm.values()},
           {"dC", dCm.values()},  {"dD", dD.values()},
           {"dS0", dS0.values()}, {"dS_reset", dS_reset.values()},
@@ -555,9 +557,11 @@ TEST(Ssd, StepsAndSplitsEqualTheWholeSequence) {
         a.S0 = CBuf(S.get()), a.ST = Buf(S.get());
         a.y = Buf(y.get()), a.y_stride = c.H * c.P;
         device.kernels().ssd_forward(device.stream(), a);
+        device.sync();
         for (int64_t t = 7; t < c.L; ++t) {
           const SsdStepArgs s = step_args(&in, c, t, S.get(), y.get() + t * c.H * c.P);
           device.kernels().ssd_step(device.stream(), s);
+          device.sync();
         }
         expect_results(c, {{"y", y.values()}, {"ST", S.values()}}, want, scale);
       });
@@ -580,10 +584,12 @@ TEST(Ssd, StepOfABatchIsThatOfItsRowsBitForBit) {
           SsdStepArgs a = step_args(&in, c, 0, S.get(), y.get());
           a.B = c.L, a.s_stride = S.stride(), a.y_stride = y.stride();
           device.kernels().ssd_step(device.stream(), a);
+          device.sync();
           for (int64_t t = 0; t < c.L; ++t) {
             const SsdStepArgs one =
                 step_args(&in, c, t, S_row.get() + t * HPN, y_row.get() + t * HP);
             device.kernels().ssd_step(device.stream(), one);
+            device.sync();
           }
           EXPECT_EQ(S.values(), S_row.values());
           EXPECT_EQ(y.values(), y_row.values());

@@ -12,6 +12,11 @@
 
 namespace mamba::test {
 
+// What kernels have written is there, for a stream of a device as for one by itself.
+inline void finish(const Stream& stream) {
+  if (stream.owner != nullptr) static_cast<Device*>(stream.owner)->sync();
+}
+
 // body(Device&) for "cpu:base" ... "cpu:avx512_bf16" (what is available), "ref" and the GPUs, each
 // with the given number of threads. What kernels of a GPU read and write lies on the heap
 // (support/registered_memory.cpp), and is there after device.sync(). Checks that the table that
