@@ -6,11 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "support/backends.h"
 #include "support/close.h"
 #include "support/poison.h"
@@ -414,7 +412,6 @@ TEST(Scan, ReferenceGradientsAreFiniteDifferences) {
 std::vector<float> all_outputs(Device& device, const Options& o) {
   Problem p(o, 21);
   device.kernels().scan_forward(device.stream(), p.forward<float>());
-  device.sync();
   device.kernels().scan_backward(device.stream(), p.backward<float>());
   device.sync();
   std::vector<float> all;
@@ -465,11 +462,9 @@ TEST(Scan, SplitSequenceEqualsUnsplitBitForBit) {
       o.B = 1, o.L = 75, o.G = G, o.gap = 1;
       Problem whole(o, 3), split(o, 3);
       device.kernels().scan_forward(device.stream(), whole.forward<float>());
-      device.sync();
       for (int64_t cut : {0, 1, 31, 32, 50, 75}) {
         const ScanArgs args = split.forward<float>();
         device.kernels().scan_forward(device.stream(), part_of(args, 0, cut));
-        device.sync();
         ScanArgs rest = part_of(args, cut, o.L - cut);
         rest.h0 = rest.hT;  // in place
         device.kernels().scan_forward(device.stream(), rest);
@@ -493,7 +488,6 @@ TEST(Scan, StepsEqualTheFullScanBitForBit) {
       SCOPED_TRACE(text(o));
       Problem full(o, 9), steps(o, 9);
       device.kernels().scan_forward(device.stream(), full.forward<float>());
-      device.sync();
       for (int64_t t = 0; t < o.L; ++t) {
         ScanStepArgs a{};
         steps.set_inputs<float>(a);
@@ -522,9 +516,7 @@ TEST(Scan, PackedDocumentsEqualSeparateOnesBitForBit) {
     Problem packed(o, 4), alone(o, 4);
     for (int64_t t = 0; t < o.L; ++t) packed.ids.push_back(t < 37 ? 5 : 2);
     device.kernels().scan_forward(device.stream(), packed.forward<float>());
-    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(alone.forward<float>(), 0, 37));
-    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(alone.forward<float>(), 37, 33));
     device.sync();
     EXPECT_TRUE(same_bits(packed.y.got().data(), alone.y.got().data(), o.L * o.E));
@@ -539,7 +531,6 @@ TEST(Scan, PaddingGivesZeroAndPassesTheState) {
     padded.ids.assign(o.L, -1);
     for (int64_t t = 7; t < 40; ++t) padded.ids[t] = 0;
     device.kernels().scan_forward(device.stream(), padded.forward<float>());
-    device.sync();
     device.kernels().scan_forward(device.stream(), part_of(plain.forward<float>(), 7, 33));
     device.sync();
     const std::vector<float> got = padded.y.got(), want = plain.y.got();
@@ -559,7 +550,6 @@ TEST(Scan, GradientOfUMayAliasThatOfY) {
     o.L = 70;
     Problem apart(o, 8), aliased(o, 8);
     device.kernels().scan_backward(device.stream(), apart.backward<float>());
-    device.sync();
     ScanBackwardArgs a = aliased.backward<float>();
     a.du = aliased.dy.buf<float>();
     device.kernels().scan_backward(device.stream(), a);

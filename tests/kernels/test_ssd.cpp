@@ -271,7 +271,6 @@ void check_case(const Case& c, uint64_t seed, bool gradients = true) {
     if (gradients) {
       expect_results(c, backward<float>(device.kernels(), device.stream(), p, gap), d, d_scale);
     }
-    device.sync();
   });
 }
 
@@ -557,7 +556,6 @@ TEST(Ssd, StepsAndSplitsEqualTheWholeSequence) {
         a.S0 = CBuf(S.get()), a.ST = Buf(S.get());
         a.y = Buf(y.get()), a.y_stride = c.H * c.P;
         device.kernels().ssd_forward(device.stream(), a);
-        device.sync();
         for (int64_t t = 7; t < c.L; ++t) {
           const SsdStepArgs s = step_args(&in, c, t, S.get(), y.get() + t * c.H * c.P);
           device.kernels().ssd_step(device.stream(), s);
@@ -584,13 +582,12 @@ TEST(Ssd, StepOfABatchIsThatOfItsRowsBitForBit) {
           SsdStepArgs a = step_args(&in, c, 0, S.get(), y.get());
           a.B = c.L, a.s_stride = S.stride(), a.y_stride = y.stride();
           device.kernels().ssd_step(device.stream(), a);
-          device.sync();
           for (int64_t t = 0; t < c.L; ++t) {
             const SsdStepArgs one =
                 step_args(&in, c, t, S_row.get() + t * HPN, y_row.get() + t * HP);
             device.kernels().ssd_step(device.stream(), one);
-            device.sync();
           }
+          device.sync();
           EXPECT_EQ(S.values(), S_row.values());
           EXPECT_EQ(y.values(), y_row.values());
         },
