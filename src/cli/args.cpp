@@ -365,29 +365,36 @@ void expect_writable(const std::string& path) {
   const AtomicFile probe(path);  // its temporary goes away again
 }
 
-void expect_state_place(const std::string& flag, const std::string& path, const char* format) {
+void expect_replaceable(const std::string& flag, const std::string& path, const char* kind,
+                        const std::function<bool()>& is_like) {
   std::error_code ignored;
   if (std::filesystem::is_regular_file(path, ignored)) {
-    bool ours = std::filesystem::file_size(path, ignored) == 0;
+    bool like = std::filesystem::file_size(path, ignored) == 0;
     try {
-      if (!ours) {
-        const SafetensorsFile file(path);
-        const auto found = file.metadata().find("format");
-        ours = found != file.metadata().end() && found->second == format;
-      }
+      like = like || is_like();
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kBadFile) throw;
+      if (error.code() != ErrorCode::kBadFile && error.code() != ErrorCode::kUnsupported) throw;
     }
-    if (!ours) {
+    if (!like) {
       fail(ErrorCode::kInvalidArgument,
            "[{}] expected a new file, or {} to replace, got {}, which is something else; name "
            "another one",
-           flag,
-           std::string_view(format) == kStateFormat ? "a saved state" : "a saved conversation",
-           printable(path, 200));
+           flag, kind, printable(path, 200));
     }
   }
   expect_writable(path);
+}
+
+void expect_state_place(const std::string& flag, const std::string& path, const char* format) {
+  const bool state = std::string_view(format) == kStateFormat;
+  expect_replaceable(flag, path, state ? "a saved state" : "a saved conversation",
+                     [&] { return has_format(path, format); });
+}
+
+bool has_format(const std::string& path, const char* format) {
+  const SafetensorsFile file(path);
+  const auto found = file.metadata().find("format");
+  return found != file.metadata().end() && found->second == format;
 }
 
 void catch_interrupt() {

@@ -6,6 +6,7 @@
 #include <CLI/App.hpp>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -51,7 +52,7 @@ struct RunOptions {
   std::string dtype = "f32";
   std::string state_dtype = "f32";
   bool pin = false;
-  bool list_devices = false;  // answered before the command runs
+  bool list_devices = false;   // answered before the command runs
   std::string device = "cpu";  // or "cuda", "cuda:N"
 };
 // Names that --dtype takes, and the type of one of them.
@@ -94,9 +95,13 @@ std::string read_input(const std::string& path, int64_t limit, const char* where
 // Throws io now if a file could not be written at `path` later, and invalid_argument if a folder is
 // there; what is there stays as it is.
 void expect_writable(const std::string& path);
-// The same for a saved state or conversation, which replaces nothing but another one: else
-// invalid_argument, which names the flag. `format` as the metadata of such files have it.
+// The same for a file that may replace none but its like: else invalid_argument, which names the
+// flag and `kind`. is_like says whether what is there is one; bad_file of it means no.
+void expect_replaceable(const std::string& flag, const std::string& path, const char* kind,
+                        const std::function<bool()>& is_like);
+// The same for a saved state or conversation. `format` as the metadata of such files have it.
 inline constexpr const char *kStateFormat = "mamba-cpp-state", *kChatFormat = "mamba-cpp-chat";
+bool has_format(const std::string& path, const char* format);
 void expect_state_place(const std::string& flag, const std::string& path, const char* format);
 
 // From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the

@@ -316,6 +316,7 @@ class ChatCommand {
            save ? "/save" : "/load");
     }
     if (save) {
+      if (same_file(path, session_file_)) expect_own_session();
       expect_state_place("/save", path, kChatFormat);
       const bool lost = !session_file_.empty() && mark_of(session_file_) != session_mark_;
       session_.save(path);

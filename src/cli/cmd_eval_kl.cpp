@@ -94,7 +94,7 @@ void expect_same_ids(const Tokenizer& base, const Tokenizer& model, const KlFlag
 }
 
 int run_kl(const KlFlags& flags) {
-  PerplexityOptions options = window_options(flags.windows, "eval kl");
+  PerplexityOptions options = window_options(flags.windows);
   RunOptions base_run = flags.run;
   if (!flags.base_dtype.empty()) base_run.dtype = flags.base_dtype;
   Model base = Model::load(flags.base, model_options(base_run));

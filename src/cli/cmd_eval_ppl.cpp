@@ -50,7 +50,7 @@ void print(const PplFlags& flags, const Model& model, const PerplexityResult& r)
 }
 
 int run_ppl(const PplFlags& flags) {
-  PerplexityOptions options = window_options(flags.windows, "eval ppl");
+  PerplexityOptions options = window_options(flags.windows);
   Model model = Model::load(flags.model, model_options(flags.run));
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, model.config(), "eval ppl");

@@ -9,6 +9,7 @@
 #include "cli/args.h"
 #include "cli/commands.h"
 #include "cli/eval_common.h"
+#include "formats/gguf.h"
 #include "formats/hf_config.h"
 #include "mamba/quantize.h"
 #include "model/model_card.h"
@@ -27,7 +28,9 @@ int run_imatrix(const ImatrixFlags& flags) {
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, read_config(flags.model), "imatrix");
   FileTokens tokens(flags.file, *tokenizer, "imatrix");
-  expect_writable(flags.out);
+  expect_replaceable("--output", flags.out, "an importance matrix", [&] {
+    return GgufFile(flags.out).get_string("general.type", "") == "imatrix";
+  });
   std::vector<int32_t> bytes;
   const auto read = [&](int32_t* ids, int64_t count) {
     bytes.resize(static_cast<size_t>(count));

@@ -331,7 +331,8 @@ void add_input_flags(CLI::App& app, TrainFlags* f) {
   f->resume = app.add_option("--resume,--resume-from-checkpoint", o->resume_path,
                              "Go on from this checkpoint, or from the newest in --output-dir")
                   ->expected(0, 1)
-                  ->type_name("[PATH]");
+                  ->type_name("[PATH]")
+                  ->excludes(app.get_option("--init-from"));
   app.add_flag("--json", f->json, "Print a JSON object at the end, or of the --dry-run");
   app.add_flag("--dry-run", f->dry_run,
                "Print parameters, memory and tokens per step without starting");

@@ -24,6 +24,8 @@ using OrderedJson = nlohmann::ordered_json;
 // Chunk lengths, taken in turn: shorter than a conv window, odd, and larger than a chunk of SSD.
 constexpr int64_t kChunks[] = {1, 2, 5, 17, 64, 97};
 
+constexpr const char* kDumpFormat = "mamba-cpp-logits";
+
 struct VerifyFlags {
   RunOptions run;
   std::string model, golden, dump;
@@ -203,13 +205,17 @@ std::string to_line(const Comparison& c) {
 }
 
 int run_verify(const VerifyFlags& flags) {
-  if (!flags.dump.empty()) expect_writable(flags.dump);
+  if (!flags.dump.empty()) {
+    expect_replaceable("--dump", flags.dump, "logits of an earlier run",
+                       [&] { return has_format(flags.dump, kDumpFormat); });
+  }
   Model model = Model::load(flags.model, model_options(flags.run));
   const Golden golden = read_golden(flags.golden, model.config());
   const std::vector<float> full = run_full(model, golden);
   if (!flags.dump.empty()) {
     write_safetensors(flags.dump,
-                      {{"logits", DType::kF32, {golden.B, golden.L, golden.V}, full.data()}});
+                      {{"logits", DType::kF32, {golden.B, golden.L, golden.V}, full.data()}},
+                      {{"format", kDumpFormat}});
   }
   std::vector<Comparison> results;
   results.push_back(compare("full", golden, full));

@@ -216,6 +216,12 @@ std::string flag_meant(const std::string& flag, const std::vector<std::string>& 
 }
 
 CommandLine read_command_line(CLI::App& root, const std::vector<std::string>& words) {
+  // llama.cpp's name of it.
+  if (!words.empty() && words.front() == "perplexity") {
+    std::vector<std::string> ours = {"eval", "ppl"};
+    ours.insert(ours.end(), words.begin() + 1, words.end());
+    return WordReader(root, ours).read();
+  }
   return WordReader(root, words).read();
 }
 

@@ -134,29 +134,22 @@ void EvalProgress::clear() {
 
 void add_window_flags(CLI::App& app, WindowFlags* f) {
   constexpr int64_t kMaxWindow = int64_t{1} << 24;
-  const CLI::Option* window = add_int(app, "-c,--window,--ctx-size,--max-model-len", &f->window, 2,
-                                      kMaxWindow, "Tokens of a window");
+  CLI::Option* window = add_int(app, "-c,--window,--ctx-size,--max-model-len", &f->window, 2,
+                                kMaxWindow, "Tokens of a window");
   CLI::Option* stride = add_int(app, "--stride", &f->stride, 1, kMaxWindow,
                                 "Tokens from one window to the next; half a window if not given");
   stride->default_str("");
   CLI::Option* windows =
       add_int(app, "--windows", &f->windows, 1, INT64_MAX, "Stop after so many windows");
   windows->default_str("");
-  const CLI::Option* tail =
+  CLI::Option* tail =
       app.add_flag("--drop-tail", f->drop_tail, "Leave out a last window that is not full");
-  app.add_flag("--carry-state", f->carry_state, "One pass over the text with the state carried");
-  f->of_windows = {window, stride, windows, tail};
+  CLI::Option* carry = app.add_flag("--carry-state", f->carry_state,
+                                    "One pass over the text with the state carried");
+  for (CLI::Option* of_windows : {window, stride, windows, tail}) carry->excludes(of_windows);
 }
 
-PerplexityOptions window_options(const WindowFlags& flags, const char* where) {
-  const bool windowed = std::any_of(flags.of_windows.begin(), flags.of_windows.end(),
-                                    [](const CLI::Option* o) { return o->count() > 0; });
-  if (flags.carry_state && windowed) {
-    fail(ErrorCode::kInvalidArgument,
-         "[{}] expected --window, --stride, --windows and --drop-tail, or --carry-state, got both; "
-         "leave one out",
-         where);
-  }
+PerplexityOptions window_options(const WindowFlags& flags) {
   PerplexityOptions options;
   options.window = flags.window;
   options.stride = flags.stride_used();

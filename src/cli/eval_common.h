@@ -81,13 +81,12 @@ class EvalProgress {
 struct WindowFlags {
   int64_t window = 1024, stride = 0, windows = 0;
   bool carry_state = false, drop_tail = false;
-  std::vector<const CLI::Option*> of_windows;  // those that --carry-state excludes
 
   int64_t stride_used() const { return stride > 0 ? stride : window / 2; }
 };
 void add_window_flags(CLI::App& app, WindowFlags* flags);
 // Without the progress function. Throws invalid_argument for a contradiction.
-PerplexityOptions window_options(const WindowFlags& flags, const char* where);
+PerplexityOptions window_options(const WindowFlags& flags);
 // What JSON says of them.
 nlohmann::ordered_json window_json(const WindowFlags& flags);
 // Which model and what runs it.

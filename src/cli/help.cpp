@@ -110,9 +110,9 @@ std::string description_of(const CLI::Option& option) {
   return text;
 }
 
-std::string bracketed_environment(const CLI::Option& option) {
-  const std::string name = environment_name(option);
-  return name.empty() ? "" : "[" + name + "]";
+std::string bracketed_environment(const CLI::App& app, const CLI::Option& option) {
+  const std::vector<std::string> names = environment_names(app, option);
+  return names.empty() ? "" : "[" + names.back() + "]";
 }
 
 void write_commands(HelpWriter& out, const CLI::App& app) {
@@ -131,7 +131,8 @@ void write_flags(HelpWriter& out, const CLI::App& app, bool all) {
     if (shown.empty()) continue;
     out.heading(group.name);
     for (const CLI::Option* option : shown) {
-      out.entry(flag_title(*option, all), description_of(*option), bracketed_environment(*option));
+      out.entry(flag_title(*option, all), description_of(*option),
+                bracketed_environment(app, *option));
     }
   }
 }
@@ -155,7 +156,7 @@ void write_end(HelpWriter& out, const CLI::App& app, bool all) {
   if (all) {
     const CLI::Option* config = app.get_option_no_throw("--config");
     if (config == nullptr) return;
-    std::string own = environment_name(app, *config);
+    std::string own = environment_names(app, *config).front();
     own.resize(own.size() - std::string("CONFIG").size());
     out.paragraph(fmt::format(
         "A flag counts before its variable in the environment, and that before the --config file. "

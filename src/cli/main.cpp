@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "cli/args.h"
 #include "cli/command_line.h"
 #include "cli/help.h"
@@ -77,6 +78,12 @@ bool asks_for_json(const std::vector<std::string>& words) {
   return std::find(words.begin(), end, "--json") != end;
 }
 
+void list_devices() {
+  const std::vector<std::string> names = Device::available();
+  if (g_json) return write_output(json_text(nlohmann::ordered_json{{"devices", names}}));
+  for (const std::string& name : names) write_output(name + "\n");
+}
+
 void take_program_flags(const CLI::App& root, const CommandLine& line) {
   std::string color = line.value("--color", "");
   const auto before_command = line.given.find(root.get_option_no_throw("--color"));
@@ -117,7 +124,7 @@ int run(int argc, char** argv) {
     settings.apply(app, &line);
     take_program_flags(app, line);
     if (line.has("--list-devices")) {
-      for (const std::string& name : Device::available()) write_output(name + "\n");
+      list_devices();
       return 0;
     }
     const int done = parse(app, line, settings);

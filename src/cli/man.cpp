@@ -48,10 +48,9 @@ std::string flag_text(const CLI::App& app, const CLI::Option& option) {
   } else if (!option.get_default_str().empty() && !is_switch(option)) {
     text += " Default: " + option.get_default_str() + ".";
   }
-  const std::string variable = environment_name(app, option);
-  return variable.empty()
-             ? text
-             : fmt::format("{} Environment: {}, {}.", text, variable, environment_name(option));
+  const std::vector<std::string> variables = environment_names(app, option);
+  return variables.empty() ? text
+                           : fmt::format("{} Environment: {}.", text, fmt::join(variables, ", "));
 }
 
 void add_command(std::string* page, const CLI::App& app) {

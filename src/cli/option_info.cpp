@@ -132,16 +132,24 @@ ValueKind value_kind(const CLI::Option& option) {
   return kind;
 }
 
-std::string environment_name(const CLI::Option& option) {
+bool is_setting(const CLI::Option& option) {
   const std::string name = flag_name(option);
-  const bool no_setting = option.get_lnames().empty() || name == "--help" || name == "--help-all" ||
-                          name == "--version";
-  return no_setting ? "" : "MAMBA_CPP_" + upper_snake(name);
+  return !option.get_lnames().empty() && name != "--help" && name != "--help-all" &&
+         name != "--version";
 }
 
-std::string environment_name(const CLI::App& app, const CLI::Option& option) {
-  if (environment_name(option).empty()) return "";
-  return "MAMBA_CPP_" + upper_snake(command_path(app, false) + " " + option.get_lnames().front());
+bool is_shared_setting(const CLI::App& app, const CLI::Option& option) {
+  const std::string command = command_path(app, false);
+  return flag_name(option) != "--dtype" || (command != "tokenize" && command != "convert");
+}
+
+std::vector<std::string> environment_names(const CLI::App& app, const CLI::Option& option) {
+  if (!is_setting(option)) return {};
+  std::vector<std::string> names = {
+      "MAMBA_CPP_" + upper_snake(command_path(app, false) + " " + option.get_lnames().front())};
+  if (is_shared_setting(app, option))
+    names.push_back("MAMBA_CPP_" + upper_snake(flag_name(option)));
+  return names;
 }
 
 }  // namespace mamba::cli

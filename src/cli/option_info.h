@@ -38,9 +38,13 @@ std::vector<std::string> choices_of(const CLI::Option& option);
 enum class ValueKind { kText, kFile, kFolder };
 ValueKind value_kind(const CLI::Option& option);
 
-// "MAMBA_CPP_TEMP", which all commands with this flag read, and "MAMBA_CPP_GENERATE_TEMP" of one
-// command alone; "" for flags that are no settings (--help).
-std::string environment_name(const CLI::Option& option);
-std::string environment_name(const CLI::App& app, const CLI::Option& option);
+// Whether a flag can have its value from the environment or a file of settings (--help cannot).
+bool is_setting(const CLI::Option& option);
+// Whether the flag means the same as in other commands, so that one setting is for all of them:
+// --dtype is the type of the weights, but of tokens in 'tokenize' and of a file in 'convert'.
+bool is_shared_setting(const CLI::App& app, const CLI::Option& option);
+// "MAMBA_CPP_GENERATE_TEMP", for one command alone, and then, where it is shared, "MAMBA_CPP_TEMP";
+// empty for flags that are no settings.
+std::vector<std::string> environment_names(const CLI::App& app, const CLI::Option& option);
 
 }  // namespace mamba::cli

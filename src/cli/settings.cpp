@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <optional>
 #include <set>
@@ -55,7 +56,7 @@ const CLI::Option* flag_of(const CLI::App& app, const std::string& key) {
   std::replace(name.begin(), name.end(), '_', '-');
   const CLI::Option* option = app.get_option_no_throw(name);
   if (option == nullptr && key.size() == 1) option = app.get_option_no_throw("-" + key);
-  return option == nullptr || environment_name(*option).empty() ? nullptr : option;
+  return option == nullptr || !is_setting(*option) ? nullptr : option;
 }
 
 CLI::App* command_of(CLI::App& root, const std::string& path) {
@@ -69,7 +70,7 @@ std::vector<std::string> keys_of(const std::vector<CLI::App*>& apps) {
   std::set<std::string> keys;
   for (const CLI::App* app : apps) {
     for (const CLI::Option* option : flags_of(*app)) {
-      if (environment_name(*option).empty()) continue;
+      if (!is_setting(*option)) continue;
       for (const std::string& name : option->get_lnames()) keys.insert(name);
     }
   }
@@ -129,6 +130,25 @@ void expect_once(const std::vector<Setting>& settings) {
   }
 }
 
+// Whether a flag stands in a text as a word, or as the name of its option ("top_k" for --top-k).
+bool mentions(const std::string& text, const std::string& flag) {
+  std::string option = flag.substr(2);
+  std::replace(option.begin(), option.end(), '-', '_');
+  const auto in_word = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '-' || c == '_';
+  };
+  for (const std::string& word : {flag, option}) {
+    if (word == option && option.find('_') == std::string::npos) continue;  // a word of English
+    for (size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
+      const size_t after = at + word.size();
+      if ((at == 0 || !in_word(text[at - 1])) && (after == text.size() || !in_word(text[after]))) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 // The setting as it would be typed.
 std::vector<std::string> words_of(const CLI::Option& option, const Setting& setting) {
   if (setting.values.size() != 1 && !takes_many(option)) {
@@ -180,18 +200,35 @@ void Settings::put(CommandLine* line, const CLI::Option* option, const Setting& 
   if (excluded(*option, *line)) return;
   settled_.insert(option);
   origin_[flag_name(*option)] = setting.where;
-  const std::vector<std::string> words = words_of(*option, setting);
+  std::vector<std::string> words = words_of(*option, setting);
   if (words.empty()) return;  // a switch that is off: as if it were not there
   line->given[option] = is_switch(*option) ? "" : setting.values.back();
-  line->words.insert(line->words.begin() + static_cast<std::ptrdiff_t>(line->settings_at),
-                     words.begin(), words.end());
+  taken_.push_back({option, setting.where, std::move(words)});
+}
+
+// A setting is for every run: one that needs a flag which this run does not have is not for it.
+void Settings::drop_unneeded(CommandLine* line) {
+  const auto needless = [&](const Taken& taken) {
+    const std::set<CLI::Option*> needs = taken.option->get_needs();
+    return std::any_of(needs.begin(), needs.end(),
+                       [&](const CLI::Option* other) { return !line->given.contains(other); });
+  };
+  for (auto at = taken_.begin(); at != taken_.end();) {
+    if (!needless(*at)) {
+      ++at;
+      continue;
+    }
+    line->given.erase(at->option);
+    origin_.erase(flag_name(*at->option));
+    taken_.erase(at);
+    at = taken_.begin();  // others may have needed it
+  }
 }
 
 void Settings::apply_environment(CommandLine* line) {
   for (const CLI::Option* option : flags_of(*line->app)) {
-    for (const std::string& name :
-         {environment_name(*line->app, *option), environment_name(*option)}) {
-      const char* value = name.empty() ? nullptr : std::getenv(name.c_str());
+    for (const std::string& name : environment_names(*line->app, *option)) {
+      const char* value = std::getenv(name.c_str());
       if (value == nullptr || *value == '\0') continue;
       const std::vector<std::string> values = values_of(*option, value);
       put(line, option, {"", name, values, values.size() > 1, name});
@@ -210,7 +247,8 @@ void Settings::apply_file(CLI::App& root, CommandLine* line, const std::string& 
       if (setting.section != (in_section ? own : "")) continue;
       expect_clear(*line->app, setting);
       const CLI::Option* option = flag_of(*line->app, setting.key);
-      if (option != nullptr) put(line, option, setting);
+      if (option == nullptr || !(in_section || is_shared_setting(*line->app, *option))) continue;
+      put(line, option, setting);
     }
   }
 }
@@ -219,13 +257,25 @@ void Settings::apply(CLI::App& root, CommandLine* line) {
   apply_environment(line);
   const std::string path = line->value("--config", "");
   if (!path.empty()) apply_file(root, line, path);
+  drop_unneeded(line);
+  for (const Taken& taken : taken_) {
+    line->words.insert(line->words.begin() + static_cast<std::ptrdiff_t>(line->settings_at),
+                       taken.words.begin(), taken.words.end());
+  }
 }
 
 std::string Settings::attributed(const std::string& message) const {
+  std::string text = message;
   const size_t end = message.find(']');
-  if (!message.starts_with("[--") || end == std::string::npos) return message;
-  const auto found = origin_.find(message.substr(1, end - 1));
-  return found == origin_.end() ? message : "[" + found->second + "]" + message.substr(end + 1);
+  std::string first;
+  if (message.starts_with("[--") && end != std::string::npos) first = message.substr(1, end - 1);
+  if (const auto found = origin_.find(first); found != origin_.end()) {
+    text = "[" + found->second + "]" + message.substr(end + 1);
+  }
+  for (const auto& [flag, where] : origin_) {
+    if (flag != first && mentions(message, flag)) text += fmt::format(" ({}: {})", flag, where);
+  }
+  return text;
 }
 
 }  // namespace mamba::cli

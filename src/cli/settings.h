@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "cli/command_line.h"
 #include "cli/config_file.h"
@@ -20,19 +21,26 @@ void add_program_flags(CLI::App& root);
 class Settings {
  public:
   // Puts what the environment and the file say into the words of `line`, for flags that are not
-  // typed and do not exclude a flag that is. Throws invalid_argument for a wrong boolean or a
-  // setting that no command has, bad_file for a broken file.
+  // typed, do not exclude a flag that is, and need none that is not. Throws invalid_argument for a
+  // wrong boolean or a setting that no command has, bad_file for a broken file.
   void apply(CLI::App& root, CommandLine* line);
 
   // A message that begins with a flag, "[--temp] expected ...", with the place instead that the
-  // value came from: "[MAMBA_CPP_TEMP] expected ...".
+  // value came from: "[MAMBA_CPP_TEMP] expected ..."; places of other flags in it stand behind.
   std::string attributed(const std::string& message) const;
 
  private:
   void apply_environment(CommandLine* line);
   void apply_file(CLI::App& root, CommandLine* line, const std::string& path);
+  void drop_unneeded(CommandLine* line);
   void put(CommandLine* line, const CLI::Option* option, const Setting& setting);
 
+  struct Taken {
+    const CLI::Option* option;
+    std::string where;
+    std::vector<std::string> words;
+  };
+  std::vector<Taken> taken_;
   std::map<std::string, std::string> origin_;  // of flags by their first long name
   std::set<const CLI::Option*> settled_;       // by a place that counts before the rest
 };

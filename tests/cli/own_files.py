@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,30 @@ def check_states():
     run("chat", "-m", "good", "-n", "2", text="hello\n/save s\n", code=2)
 
 
+def check_results():
+    """Files of logits and of importance replace their like alone."""
+    tensors = {"input_ids": ("I64", [1, 2], struct.pack("<2q", 1, 2)),
+               "logits": ("F32", [1, 2, 256], bytes(4 * 2 * 256))}
+    models.write("golden.safetensors", models.safetensors(tensors))
+    verify = ["verify", "good", "golden.safetensors", "--tolerance", "1000", "--dump"]
+    for name in ("good/model.safetensors", "golden.safetensors", "text"):
+        before = read(name)
+        run(*verify, name, code=2)
+        assert read(name) == before
+    run(*verify, "logits")
+    run(*verify, "logits")
+    imatrix = ["imatrix", "good", "-f", "text", "--chunk", "8", "-o"]
+    run(*imatrix, "mine.gguf")
+    run(*imatrix, "mine.gguf")
+    run("quantize", "good", "model.gguf", "q8_0")
+    for name in ("model.gguf", "text.gguf"):
+        if name == "text.gguf":
+            models.write(name, "text")
+        before = read(name)
+        run(*imatrix, name, code=2)
+        assert read(name) == before
+
+
 def check_two_chats():
     """The one that comes second is told, and nothing is lost."""
     chat = ["chat", "-m", "good", "-n", "2", "--session", "both", "--json"]
@@ -148,16 +173,17 @@ def check_two_chats():
     assert read("both") == both
     # Said twice by the template, \r would be a part of it.
     assert b"two\\\\r" not in both and b"two" in both
-    with subprocess.Popen([PROGRAM, *chat], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE) as first:
-        first.stdin.write(b"four\n")
-        first.stdin.flush()
-        first.stdout.readline()
-        run(*chat, text="five\n")
-        both = read("both")
-        told = first.communicate(b"six\n", timeout=60)[1].decode()
-        assert first.returncode == 3 and "/save FILE" in told, told
-    assert read("both") == both
+    for then in (b"six\n", b"/save both\n"):
+        with subprocess.Popen([PROGRAM, *chat], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as first:
+            first.stdin.write(b"four\n")
+            first.stdin.flush()
+            first.stdout.readline()
+            run(*chat, text="five\n")
+            both = read("both")
+            told = first.communicate(then, timeout=60)[1].decode()
+            assert first.returncode == 3 and "/save FILE" in told, told
+        assert read("both") == both
 
 
 def main():
@@ -166,7 +192,7 @@ def main():
         models.byte_model(PROGRAM, "good")
         models.write("text", "It was the best of times, it was the worst of times. " * 40)
         for check in (check_train_folders, check_data_folders, check_token_files, check_interrupted,
-                      check_states, check_two_chats):
+                      check_states, check_results, check_two_chats):
             check()
         os.chdir("/")
     print("all passed")

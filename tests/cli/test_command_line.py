@@ -266,6 +266,54 @@ class CommandLine(unittest.TestCase):
         path = settings("warm.json", {"generate": {"temp": "warm"}})
         self.assertIn("[warm.json, 'generate.temp'] expected a number", self.complaint(*base, "--config", path))
 
+    def test_typed_flags_win_over_settings_that_exclude_them(self):
+        models.write("lines", "some text of a few words\n" * 9)
+        ppl = ["eval", "ppl", "-m", "model", "-f", "lines", "--json"]
+        carried, windows = (json.loads(run(*ppl, *flags)[0])["nll_sum"]
+                            for flags in (["--carry-state"], ["--window", "16"]))
+        self.assertNotEqual(carried, windows)
+        path = settings("window.toml", "[eval.ppl]\nwindow = 16\n")
+        for flags, env in ((["--carry-state"], {"MAMBA_CPP_WINDOW": "16"}),
+                           (["--carry-state", "--config", path], {})):
+            self.assertEqual(json.loads(run(*ppl, *flags, env=env)[0])["nll_sum"], carried)
+        out, _ = run(*ppl, "--window", "16", env={"MAMBA_CPP_CARRY_STATE": "1"})
+        self.assertEqual(json.loads(out)["nll_sum"], windows)
+        train = ["train", "--data", "lines", "--output-dir", "going", "--max-steps", "2",
+                 "--batch-size", "1", "--seq-len", "8"]
+        env = {"MAMBA_CPP_INIT_FROM": "model"}
+        run(*train, env=env)
+        run(*train, "--resume", env=env)
+        self.assertIn("--init-from or --resume", self.complaint(*train, "--init-from", "model",
+                                                                "--resume"))
+
+    def test_settings_that_this_run_has_no_use_for(self):
+        base = ["generate", "-m", "model", "-p", "x", "-n", "1"]
+        for name in ("MAMBA_CPP_OUTPUT", "MAMBA_CPP_RESUME"):
+            run(*base, env={name: "1"})
+        self.assertFalse(os.path.exists("1"))
+        error = self.complaint(*base, "--samplers", "temperature", env={"MAMBA_CPP_TOP_K": "5"})
+        self.assertIn("(--top-k: MAMBA_CPP_TOP_K)", error)
+        error = self.complaint(*base, env={"MAMBA_CPP_MIN_TOKENS": "9"})
+        self.assertIn("(--min-tokens: MAMBA_CPP_MIN_TOKENS)", error)
+        # --dtype has another meaning there.
+        bf16 = {"MAMBA_CPP_DTYPE": "bf16"}
+        models.write("word", "word")
+        ids = run("tokenize", "--tokenizer", "bytes", "-f", "word")[0]
+        self.assertEqual(run("tokenize", "--tokenizer", "bytes", "-f", "word", env=bf16)[0], ids)
+        run("convert", "model", "plain", "--to", "hf")
+        run("convert", "model", "same", "--to", "hf", env=bf16)
+        run("convert", "model", "half", "--to", "hf", env={"MAMBA_CPP_CONVERT_DTYPE": "bf16"})
+        sizes = [os.path.getsize(f"{name}/model.safetensors") for name in ("plain", "same", "half")]
+        self.assertTrue(sizes[0] == sizes[1] > sizes[2], sizes)
+
+    def test_other_names(self):
+        models.write("lines", "some text of a few words\n" * 9)
+        self.assertEqual(run("perplexity", "-m", "model", "-f", "lines")[0],
+                         run("eval", "ppl", "-m", "model", "-f", "lines")[0])
+        listed, _ = run("generate", "--list-devices", "--json")
+        self.assertEqual(json.loads(listed)["devices"],
+                         run("generate", "--list-devices")[0].split())
+
     def test_wrong_settings(self):
         base = ["generate", "-m", "model", "-p", "x", "--config"]
         self.assertIn("[--config] expected a readable file, got 'none.toml'",
