@@ -474,8 +474,8 @@ def machine_cases():
                                 ("full_json", IDS + ["--json"]), ("full_version", ["version"])]:
             case(name, arguments, INPUT, ["stdout", "No space"], stdout=full)
     case("state_too_large", IDS + ["--json", "--state-out", "state"], INPUT, ["state"], preexec_fn=limit_files)
-    case("dump_too_large", ["verify", "good", "golden", "--dump", "state", "--tolerance", "1e6"],
-         INPUT, ["state"], preexec_fn=limit_files)
+    case("dump_too_large", ["verify", "good", "golden", "--dump", "dumped", "--tolerance", "1e6"],
+         INPUT, ["dumped"], preexec_fn=limit_files)
     case("train_too_large", RUN + ["--max-steps", "4", "--resume"], INPUT, ["run"], running=True,
          preexec_fn=limit_files)
     # AddressSanitizer itself needs more than the limit: its builds leave this one out.
