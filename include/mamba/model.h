@@ -20,7 +20,9 @@ struct ModelOptions {
   std::string device = "cpu";  // "cpu", "cpu:base", "cpu:avx2", "cpu:avx512", "cpu:avx512_bf16",
                                // "cpu:onednn", "ref", "ref64"
   int threads = 0;             // 0: one per physical core
-  DType dtype = DType::kF32;   // kF32 or kBF16: type of the weight matrices and their products
+  // Of the weight matrices: kF32, kBF16 (and products of bf16), kF16 (exact products in f32), or a
+  // type of blocks, to which they are quantised. Those of a file in bf16 or f16 stay in 16 bits.
+  DType dtype = DType::kF32;
   DType state_dtype = DType::kF32;  // kF32 or kBF16: type of the states that new_state makes
   // Told what a config file says that changes nothing here, or that is read otherwise elsewhere.
   std::function<void(const std::string&)> on_warning = {};

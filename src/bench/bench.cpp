@@ -68,11 +68,13 @@ struct MatrixCost {
 };
 MatrixCost matrix_cost(Model& model) {
   MatrixCost cost;
-  for (const ParamSpec& spec : model.network().table().specs()) {
+  const Network& network = model.network();
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    const ParamSpec& spec = network.table().specs()[i];
     const bool lookup = spec.name == "backbone.embeddings.weight" && !model.config().tie_embeddings;
     if (!spec.matrix || lookup) continue;
     cost.elements += static_cast<double>(spec.count);
-    cost.bytes += stored_bytes(model.config(), spec, model.dtype());
+    cost.bytes += static_cast<double>(network.held_bytes(static_cast<int>(i)));
   }
   return cost;
 }

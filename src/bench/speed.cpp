@@ -129,14 +129,11 @@ BenchModel open_bench_model(const std::string& path, const ModelOptions& options
   return {Model::create(load_config(path), 1, options), 0, true};
 }
 
-double stored_bytes(const Config& config, const ParamSpec& spec, DType dtype) {
-  return static_cast<double>(dtype_bytes(weight_type(config, spec, dtype), spec.count));
-}
-
 double weight_bytes(Model& model) {
+  const Network& network = model.network();
   double bytes = 0;
-  for (const ParamSpec& spec : model.network().table().specs()) {
-    bytes += stored_bytes(model.config(), spec, model.dtype());
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    bytes += static_cast<double>(network.held_bytes(static_cast<int>(i)));
   }
   return bytes;
 }

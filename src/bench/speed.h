@@ -48,8 +48,7 @@ struct BenchModel {
 };
 BenchModel open_bench_model(const std::string& path, const ModelOptions& options);
 
-// Bytes of a tensor in memory for inference in `dtype`, and of all of them.
-double stored_bytes(const Config& config, const ParamSpec& spec, DType dtype);
+// Bytes that all tensors take.
 double weight_bytes(Model& model);
 
 // "mamba1 129M".

@@ -142,9 +142,9 @@ CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* valu
 
 namespace {
 
-constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16, DType::kQ8_0,  DType::kQ6_K,
-                                  DType::kQ5_K, DType::kQ5_1, DType::kQ5_0,  DType::kQ4_K,
-                                  DType::kQ4_1, DType::kQ4_0, DType::kIQ4_NL};
+constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16, DType::kF16,  DType::kQ8_0,
+                                  DType::kQ6_K, DType::kQ5_K, DType::kQ5_1, DType::kQ5_0,
+                                  DType::kQ4_K, DType::kQ4_1, DType::kQ4_0, DType::kIQ4_NL};
 
 }  // namespace
 

@@ -27,7 +27,7 @@ struct LinearArgs {
   Product product;
   CBuf x;  // (M, K), row stride x_stride
   int64_t x_stride;
-  CBuf weight;                           // (N, K) contiguous, f32 or bf16; may be null with packed
+  CBuf weight;  // (N, K) contiguous, f32, bf16, or with kF32 f16; may be null with packed
   const PackedLinear* packed = nullptr;  // of the same weight and product, or null
   CBuf bias;                             // (N) or null
   bool accumulate;
@@ -63,7 +63,7 @@ struct LinearBackwardWeightArgs {
 struct LinearPackArgs {
   int64_t N, K;
   Product product;
-  CBuf weight;  // (N, K) f32 or bf16; need not outlive the call
+  CBuf weight;  // (N, K) f32, bf16, or with kF32 f16; need not outlive the call
   PackedLinear** out;
   // linear_rows will read single rows often (an embedding): a layout that is slow at it then keeps
   // a copy by rows.

@@ -48,9 +48,11 @@ struct Part {
   int64_t panel_stride;  // in words
 };
 
-MAMBA_INLINE bool in_pairs(Product product, DType b) {
-  return product == Product::kBF16 || b == DType::kBF16;
+// What panels hold: a word is one f32, or two bf16 or f16 of a column.
+MAMBA_INLINE DType held_as(Product product, DType b) {
+  return product == Product::kBF16 ? DType::kBF16 : b;
 }
+MAMBA_INLINE bool in_pairs(DType held) { return held != DType::kF32; }
 MAMBA_INLINE int64_t words_for(int64_t depth, bool pairs) {
   return pairs ? (depth + 1) / 2 : depth;
 }
@@ -110,15 +112,15 @@ MAMBA_INLINE void transpose_rows(const float* in, int64_t stride, int64_t words,
 
 // `words` words of a column from n of its values, which start at element `at` (none: zeros), and up
 // to three words of zeros after them.
-MAMBA_INLINE void column_to_words(CBuf b, int64_t at, int64_t n, int64_t words, bool pairs,
+MAMBA_INLINE void column_to_words(CBuf b, int64_t at, int64_t n, int64_t words, DType held,
                                   float* out) {
   for (int64_t i = n == 0 ? 0 : words & ~int64_t{3}; i < minimum(kChunk, words + 3); ++i)
     out[i] = 0;
   if (n == 0) return;
-  if (b.dtype == DType::kBF16) {
+  if (b.dtype == held && in_pairs(held)) {
     out[words - 1] = 0;
     memcpy(out, b.as<bf16>() + at, sizeof(bf16) * n);
-  } else if (pairs) {
+  } else if (in_pairs(held)) {
     row_to_pairs(b.as<float>() + at, n, out);
   } else {
     memcpy(out, b.as<float>() + at, sizeof(float) * n);
@@ -126,7 +128,8 @@ MAMBA_INLINE void column_to_words(CBuf b, int64_t at, int64_t n, int64_t words, 
 }
 
 // One panel of B given by columns (a weight's rows): chunks are converted, then transposed.
-void pack_columns(CBuf b, int64_t stride, int64_t depth, int64_t cols, bool pairs, float* panel) {
+void pack_columns(CBuf b, int64_t stride, int64_t depth, int64_t cols, DType held, float* panel) {
+  const bool pairs = in_pairs(held);
   float chunk[kPanel * kChunk];
   const int64_t chunk_depth = pairs ? 2 * kChunk : kChunk;
   for (int64_t k = 0; k < depth; k += chunk_depth) {
@@ -140,11 +143,24 @@ void pack_columns(CBuf b, int64_t stride, int64_t depth, int64_t cols, bool pair
       continue;
     }
     for (int64_t c = 0; c < kPanel; ++c) {
-      column_to_words(b, c * stride + k, c < cols ? n : 0, words, pairs, chunk + c * kChunk);
+      column_to_words(b, c * stride + k, c < cols ? n : 0, words, held, chunk + c * kChunk);
     }
     for (int64_t c = 0; c < kPanel; c += 4) {
       transpose_rows(chunk + c * kChunk, kChunk, words, out + c);
     }
+  }
+}
+
+// Pairs of f16 side by side to what kHalf takes, in place.
+void split_pairs(int64_t words, float* panel) {
+  for (float* at = panel; at < panel + words * kPanel; at += F32::kLanes) {
+    f16 pairs[2 * F32::kLanes], split[2 * F32::kLanes];
+    memcpy(pairs, at, sizeof pairs);
+    for (int i = 0; i < F32::kLanes; ++i) {
+      split[i] = pairs[2 * i];
+      split[F32::kLanes + i] = pairs[2 * i + 1];
+    }
+    memcpy(at, split, sizeof split);
   }
 }
 
@@ -177,15 +193,16 @@ void pack_rows(CBuf b, int64_t stride, int64_t depth, int64_t cols, bool pairs, 
   }
 }
 
-void pack_panel(const Problem& p, const Part& part, int64_t panel, bool pairs, float* out) {
+void pack_panel(const Problem& p, const Part& part, int64_t panel, DType held, float* out) {
   const int64_t col = part.col_begin + panel * kPanel;
   const int64_t cols = minimum(kPanel, part.col_begin + part.cols - col);
   if (p.b_rows) {
-    pack_rows(p.b + (part.depth_begin * p.b_stride + col), p.b_stride, part.depth, cols, pairs,
-              out);
+    pack_rows(p.b + (part.depth_begin * p.b_stride + col), p.b_stride, part.depth, cols,
+              in_pairs(held), out);
   } else {
-    pack_columns(p.b + (col * p.b_stride + part.depth_begin), p.b_stride, part.depth, cols, pairs,
+    pack_columns(p.b + (col * p.b_stride + part.depth_begin), p.b_stride, part.depth, cols, held,
                  out);
+    if (held == DType::kF16) split_pairs(words_for(part.depth, true), out);
   }
 }
 
@@ -219,7 +236,7 @@ template <Kind kKind>
 void copy_transposed(const Problem& p, int64_t row, int64_t rows, int64_t k, int64_t n,
                      float* out) {
   const bool round = p.product == Product::kBF16;
-  const int64_t words = kKind == kDot ? (n + 1) / 2 : n + (kKind == kShift ? n % 2 : 0);
+  const int64_t words = kKind == kDot ? (n + 1) / 2 : n + (kKind == kFloat ? 0 : n % 2);
   for (int64_t w = 0; w < words; ++w) {
     for (int64_t r = 0; r < rows; r += F32::kLanes) {
       const int64_t lanes = minimum(F32::kLanes, rows - r);
@@ -318,7 +335,7 @@ MAMBA_INLINE Tiling tiling_of(const Problem& p) {
 }
 
 MAMBA_INLINE void run_tile(const Problem& p, const Part& part, const Tiling& t, int64_t task,
-                           bool pairs, float* copy) {
+                           DType held, float* copy) {
   const int64_t panels = blocks(part.cols, kPanel);
   const int64_t across = blocks(panels, t.panels);
   const int64_t row = task / across * t.rows;
@@ -332,8 +349,10 @@ MAMBA_INLINE void run_tile(const Problem& p, const Part& part, const Tiling& t, 
       tile<kKind, 1>(p, part, row, rows, first, last, t.copy_depth, copy);
     }
   };
-  if (!pairs) {
+  if (held == DType::kF32) {
     with.template operator()<kFloat>();
+  } else if (held == DType::kF16) {
+    with.template operator()<kHalf>();
   } else if (p.product == Product::kBF16) {
     with.template operator()<kBf16Kind>();
   } else {
@@ -344,7 +363,8 @@ MAMBA_INLINE void run_tile(const Problem& p, const Part& part, const Tiling& t, 
 // Packs B part by part (or takes it as packed) and runs the tiles. `packed` may be null.
 void multiply(Stream& stream, const Problem& p, const PackedLinear* packed) {
   if (p.rows <= 0 || p.cols <= 0 || p.depth <= 0) return;
-  const bool pairs = packed ? packed->dtype == DType::kBF16 : in_pairs(p.product, p.b.dtype);
+  const DType held = packed ? packed->dtype : held_as(p.product, p.b.dtype);
+  const bool pairs = in_pairs(held);
   const Tiling t = tiling_of(p);
   const int64_t pack_depth = packed ? p.depth : minimum(p.depth, kPackDepth);
   const int64_t panel_words = words_for(pack_depth, pairs) * kPanel;
@@ -370,11 +390,11 @@ void multiply(Stream& stream, const Problem& p, const PackedLinear* packed) {
         if (packed == nullptr) {
 #pragma omp for schedule(dynamic, 1)
           for (int64_t i = 0; i < panels; ++i) {
-            pack_panel(p, part, i, pairs, scratch + i * panel_words);
+            pack_panel(p, part, i, held, scratch + i * panel_words);
           }
         }
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < tasks; ++i) run_tile(p, part, t, i, pairs, copy);
+        for (int64_t i = 0; i < tasks; ++i) run_tile(p, part, t, i, held, copy);
       }
     }
   }
@@ -433,9 +453,9 @@ void linear_backward_weight(Stream& stream, const LinearBackwardWeightArgs& a) n
 // The panels of W^T; the weight itself is not kept.
 void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   *a.out = nullptr;
-  const bool pairs = in_pairs(a.product, a.weight.dtype);
+  const DType held = held_as(a.product, a.weight.dtype);
   const int64_t panels = blocks(a.N, kPanel);
-  const int64_t panel_words = words_for(a.K, pairs) * kPanel;
+  const int64_t panel_words = words_for(a.K, in_pairs(held)) * kPanel;
   const int64_t bytes = (panels * panel_words * 4 + 64) / 64 * 64;
   PackedLinear* packed = static_cast<PackedLinear*>(malloc(sizeof(PackedLinear)));
   float* data = static_cast<float*>(stream.take(stream, bytes));
@@ -453,8 +473,8 @@ void linear_pack(Stream& stream, const LinearPackArgs& a) noexcept {
   p.b_stride = a.K;
   const Part part = {0, a.K, 0, a.N, data, panel_words};
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (a.N * a.K >= kSerial)
-  for (int64_t i = 0; i < panels; ++i) pack_panel(p, part, i, pairs, data + i * panel_words);
-  *packed = {a.N, a.K, kPanel, a.product, pairs ? DType::kBF16 : DType::kF32, data, bytes, nullptr};
+  for (int64_t i = 0; i < panels; ++i) pack_panel(p, part, i, held, data + i * panel_words);
+  *packed = {a.N, a.K, kPanel, a.product, held, data, bytes, nullptr};
   *a.out = packed;
 }
 
@@ -468,7 +488,7 @@ void linear_unpack(Stream& stream, const LinearUnpackArgs& a) noexcept {
 // A row is a column of its panel.
 void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept {
   const int64_t K = a.packed->K;
-  const bool pairs = a.packed->dtype == DType::kBF16;
+  const bool pairs = in_pairs(a.packed->dtype);
   const int64_t panel_words = words_for(K, pairs) * kPanel;
 #pragma omp parallel for num_threads(stream.threads) schedule(static) if (a.rows * K >= kSerial)
   for (int64_t r = 0; r < a.rows; ++r) {
@@ -482,6 +502,14 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept {
     if (!pairs) {
       const float* column = static_cast<const float*>(a.packed->data) + at;
       for (int64_t k = 0; k < K; ++k) y[k] = column[k * kPanel];
+      continue;
+    }
+    if (a.packed->dtype == DType::kF16) {
+      const int64_t lane = at % F32::kLanes;
+      const f16* column = static_cast<const f16*>(a.packed->data) + 2 * (at - lane) + lane;
+      for (int64_t k = 0; k < K; ++k) {
+        y[k] = to_f32(column[k / 2 * 2 * kPanel + k % 2 * F32::kLanes]);
+      }
       continue;
     }
     const bf16* column = static_cast<const bf16*>(a.packed->data) + 2 * at;

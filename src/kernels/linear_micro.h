@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/simd_bf16.h"
+#include "kernels/simd_f16.h"
 
 namespace mamba::MAMBA_ISA {
 
@@ -20,6 +21,7 @@ enum Kind {
   kFloat,  // one f32
   kShift,  // two bf16 (k in the low half, k + 1 in the high half), widened to f32; A is f32
   kDot,    // two bf16 for vdpbf16ps; A is such words too
+  kHalf,   // two f16, widened to f32; A is f32. A vector of words holds all of k, then of k + 1
 };
 
 #ifdef __AVX512BF16__
@@ -80,15 +82,32 @@ MAMBA_INLINE void micro(int64_t words, const float* a, int64_t a_row, const floa
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) rows[r] = a + r * a_row;
   for (int64_t k = 0; k < words; ++k) {
-    F32 bk[V];
-#pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) bk[v] = F32::load(b + k * kPanel + v * F32::kLanes);
     // 2 KiB ahead: with one or two rows the panel comes from memory.
     if (R <= 2) {
       for (int v = 0; v < V; ++v) {
         __builtin_prefetch(b + k * kPanel + 512 + v * F32::kLanes);
       }
     }
+    F32 bk[V];
+    if constexpr (kKind == kHalf) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+#pragma GCC unroll 3
+        for (int v = 0; v < V; ++v) {
+          const f16* pair = reinterpret_cast<const f16*>(b + k * kPanel + v * F32::kLanes);
+          bk[v] = load_f16(pair + half * F32::kLanes);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const F32 ak = F32::set(rows[r][(2 * k + half) * kStep]);
+#pragma GCC unroll 3
+          for (int v = 0; v < V; ++v) acc[r][v] = fma(ak, bk[v], acc[r][v]);
+        }
+      }
+      continue;
+    }
+#pragma GCC unroll 3
+    for (int v = 0; v < V; ++v) bk[v] = F32::load(b + k * kPanel + v * F32::kLanes);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       if constexpr (kKind == kShift) {

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/f16.h"
 #include "kernels/linear.h"
 #include "kernels/linear_packed.h"
 #include "kernels/with_float.h"
@@ -20,6 +21,7 @@ double operand(const T* p, int64_t i, Product product) {
 template <class T>
 double weight_operand(CBuf weight, int64_t i, Product product) {
   if (weight.dtype == DType::kBF16) return to_f32(weight.as<bf16>()[i]);
+  if (weight.dtype == DType::kF16) return to_f32(weight.as<f16>()[i]);
   return operand(weight.as<T>(), i, product);
 }
 

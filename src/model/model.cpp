@@ -95,7 +95,7 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
 }
 
 Model Model::create(const Config& config, uint64_t seed, const ModelOptions& options) {
-  const bool blocks = is_quantized(options.dtype);
+  const bool blocks = is_quantized(options.dtype) || options.dtype == DType::kF16;
   std::unique_ptr<Network> network =
       make_network(config, options, blocks ? Matrices::kPackedOnly : Matrices::kKept);
   if (blocks) {

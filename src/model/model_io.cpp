@@ -82,9 +82,10 @@ std::vector<DType> load_weights(Network& network, const std::string& path, bool 
     const TensorInfo& tensor = files.get(spec.name);
     CBuf data(tensor.data, tensor.dtype);
     const uintptr_t misplaced = reinterpret_cast<uintptr_t>(tensor.data) % 4;
-    const bool as_is =
-        is_quantized(tensor.dtype) ||
-        ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16) && misplaced == 0);
+    const bool as_is = is_quantized(tensor.dtype) ||
+                       ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16 ||
+                         tensor.dtype == DType::kF16) &&
+                        misplaced == 0);
     if (grows || !as_is) {
       values.resize(static_cast<size_t>(spec.count));
       read_to_f32(tensor, values.data());

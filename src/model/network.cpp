@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "base/check.h"
+#include "base/f16.h"
 #include "base/hash.h"
 #include "kernels/linear_packed.h"
 #include "kernels/with_float.h"
@@ -23,8 +24,11 @@ constexpr int64_t kHashBlock = 1 << 20;  // elements of a matrix that are hashed
 void convert(CBuf from, int64_t count, Buf to) {
   with_float(to.dtype, [&]<class T>() {
     T* out = to.as<T>();
-    if (from.dtype == DType::kBF16) {
-      for (int64_t i = 0; i < count; ++i) out[i] = to_f32(from.as<bf16>()[i]);
+    if (from.dtype == DType::kBF16 || from.dtype == DType::kF16) {
+      const bool half = from.dtype == DType::kF16;
+      for (int64_t i = 0; i < count; ++i) {
+        out[i] = half ? to_f32(from.as<f16>()[i]) : to_f32(from.as<bf16>()[i]);
+      }
       return;
     }
     with_float(from.dtype, [&]<class From>() {
@@ -36,10 +40,10 @@ void convert(CBuf from, int64_t count, Buf to) {
 }  // namespace
 
 Product product_of(DType dtype) {
-  if (dtype == DType::kF32 || is_quantized(dtype)) return Product::kF32;
+  if (dtype == DType::kF32 || dtype == DType::kF16 || is_quantized(dtype)) return Product::kF32;
   if (dtype == DType::kBF16) return Product::kBF16;
   fail(ErrorCode::kInvalidArgument,
-       "[model] expected weights in f32, bf16 or blocks (q8_0, q4_k, ...), got {}",
+       "[model] expected weights in f32, bf16, f16 or blocks (q8_0, q4_k, ...), got {}",
        dtype_name(dtype));
 }
 
@@ -142,9 +146,11 @@ void Network::set_parameter(int index, CBuf values) {
   const ParamSpec& spec = table_[index];
   const DType real = device_->real();
   const bool packs = values_[i].data == nullptr;
-  // Kernels take f32, bf16 and blocks as they are.
-  const bool as_is = values.dtype == real || is_quantized(values.dtype) ||
-                     (real == DType::kF32 && values.dtype == DType::kBF16);
+  // Kernels take f32, bf16 and blocks as they are, and f16 for products in f32.
+  const bool as_is =
+      values.dtype == real || is_quantized(values.dtype) ||
+      (real == DType::kF32 && values.dtype == DType::kBF16) ||
+      (real == DType::kF32 && values.dtype == DType::kF16 && product_ == Product::kF32);
   if (packs && as_is) return pack_from_host(i, values);
   if (packs) {
     const AlignedBlock wide(spec.count * dtype_size(real), "one matrix");
@@ -257,13 +263,23 @@ DType Network::weight_dtype() const {
   std::map<DType, int64_t> elements = {{plain, 0}};
   for (const PackedLinear* packed : packed_) {
     if (packed == nullptr) continue;
-    elements[is_quantized(packed->dtype) ? packed->dtype : plain] += packed->N * packed->K;
+    const bool own = is_quantized(packed->dtype) || packed->dtype == DType::kF16;
+    elements[own ? packed->dtype : plain] += packed->N * packed->K;
   }
   DType most = plain;
   for (const auto& [type, count] : elements) {
     if (count > elements[most]) most = type;
   }
   return most;
+}
+
+DType Network::held_type(int index) const {
+  const PackedLinear* packed = packed_[static_cast<size_t>(index)];
+  return packed != nullptr ? packed->dtype : device_->real();
+}
+
+int64_t Network::held_bytes(int index) const {
+  return dtype_bytes(held_type(index), table_[index].count);
 }
 
 const std::string& Network::fingerprint() const {

@@ -54,6 +54,9 @@ class Network {
   // The flat buffer of parameters in memory(), f32 (f64 on ref64), table().flat_count() elements;
   // with kKept alone. After writing to it (HostView) call parameters_changed().
   Buf parameters();
+  // Type and bytes that a tensor is held in for inference, padding of panels left out.
+  DType held_type(int index) const;
+  int64_t held_bytes(int index) const;
   // Overwrites one tensor with `values` (row-major, aligned; f32, bf16 or f64), which need not
   // outlive the call. After the last one call parameters_changed().
   void set_parameter(int index, CBuf values);

@@ -4,11 +4,40 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 
 #include "base/check.h"
+#include "base/f16.h"
 #include "quant/quantize.h"
 
 namespace mamba {
+namespace {
+
+// row = values[at...], in f32.
+void widen(CBuf values, int64_t at, std::vector<float>& row) {
+  for (size_t k = 0; k < row.size(); ++k) {
+    const int64_t i = at + static_cast<int64_t>(k);
+    row[k] = values.dtype == DType::kF32    ? values.as<float>()[i]
+             : values.dtype == DType::kBF16 ? to_f32(values.as<bf16>()[i])
+                                            : to_f32(values.as<f16>()[i]);
+  }
+}
+
+// False where `type` cannot hold a value.
+bool store_row(DType type, const std::vector<float>& row, uint8_t* to) {
+  if (is_quantized(type)) {
+    return quantize(type, row.data(), nullptr, static_cast<int64_t>(row.size()), to);
+  }
+  bool good = true;
+  for (size_t k = 0; k < row.size(); ++k) {
+    const uint16_t bits = type == DType::kF16 ? to_f16(row[k]).bits : to_bf16(row[k]).bits;
+    good = good && (type != DType::kF16 || (bits & 0x7c00u) != 0x7c00u);  // infinity and NaN
+    std::memcpy(to + 2 * k, &bits, sizeof bits);
+  }
+  return good;
+}
+
+}  // namespace
 
 DType fitting_blocks(DType wanted, int64_t columns) {
   if (columns % block_elements(wanted) == 0) return wanted;
@@ -37,45 +66,33 @@ void set_weight(Network& network, int index, CBuf values, DType wanted) {
   const ParamSpec& spec = network.table()[index];
   const DType type = weight_type(network.config(), spec, wanted);
   // The rest the network rounds by itself, by the type of its products.
-  if (!is_quantized(wanted) || !spec.matrix || is_quantized(values.dtype)) {
+  const bool rounds = is_quantized(wanted) || wanted == DType::kF16;
+  if (!rounds || !spec.matrix || is_quantized(values.dtype) || values.dtype == type) {
     return network.set_parameter(index, values);
   }
-  MAMBA_CHECK(values.dtype == DType::kF32 || values.dtype == DType::kBF16);
+  MAMBA_CHECK(values.dtype == DType::kF32 || values.dtype == DType::kBF16 ||
+              values.dtype == DType::kF16);
   const int64_t rows = spec.shape[0], K = spec.count / rows;
-  const int threads = network.device().threads();
-  const auto row_of = [&](int64_t r, float* out) {
-    for (int64_t k = 0; k < K; ++k) {
-      out[k] = values.dtype == DType::kF32 ? values.as<float>()[r * K + k]
-                                           : to_f32(values.as<bf16>()[r * K + k]);
-    }
-  };
-  if (type == DType::kBF16) {
-    if (values.dtype == DType::kBF16) return network.set_parameter(index, values);
-    std::vector<bf16> halves(static_cast<size_t>(spec.count));
-    for (int64_t i = 0; i < spec.count; ++i) {
-      halves[static_cast<size_t>(i)] = to_bf16(values.as<float>()[i]);
-    }
-    return network.set_parameter(index, halves.data());
-  }
   const int64_t row_bytes = dtype_bytes(type, K);
-  std::vector<uint8_t> blocks(static_cast<size_t>(rows * row_bytes));
+  std::vector<uint8_t> stored(static_cast<size_t>(rows * row_bytes));
   std::atomic<bool> good = true;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(network.device().threads())
   {
     std::vector<float> row(static_cast<size_t>(K));
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
-      row_of(r, row.data());
-      if (!quantize(type, row.data(), nullptr, K, blocks.data() + r * row_bytes)) good = false;
+      widen(values, r * K, row);
+      if (!store_row(type, row, stored.data() + r * row_bytes)) good = false;
     }
   }
   if (!good) {
     fail(ErrorCode::kBadFile,
-         "[weights] expected finite values of at most 65504 x 127 in \"{}\" to quantise it to {}, "
-         "got others; the checkpoint is broken",
-         spec.name, dtype_name(type));
+         "[weights] expected finite values of at most {} in \"{}\" to hold it in {}, got others; "
+         "the "
+         "checkpoint is broken, or use --dtype bf16",
+         type == DType::kF16 ? "65504" : "65504 x 127", spec.name, dtype_name(type));
   }
-  network.set_parameter(index, CBuf(blocks.data(), type));
+  network.set_parameter(index, CBuf(stored.data(), type));
 }
 
 }  // namespace mamba

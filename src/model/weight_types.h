@@ -21,8 +21,8 @@ DType matrix_type(const Config& config, const ParamSpec& spec, DType wanted);
 // blocks): that which a file of quantize_model() has. What is no matrix stays f32.
 DType weight_type(const Config& config, const ParamSpec& spec, DType wanted);
 
-// Gives the network a parameter in the type that weight_type says, from f32 or bf16 rows.
-// Throws bad_file for values that a type of blocks cannot hold.
+// Gives the network a parameter in the type that weight_type says, from f32, bf16 or f16 rows.
+// Throws bad_file for values that the type cannot hold.
 void set_weight(Network& network, int index, CBuf values, DType wanted);
 
 }  // namespace mamba

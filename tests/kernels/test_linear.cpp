@@ -8,6 +8,8 @@
 #include <cmath>
 #include <functional>
 
+#include "base/f16.h"
+#include "kernels/linear_packed.h"
 #include "support/backends.h"
 #include "support/close.h"
 #include "support/poison.h"
@@ -433,6 +435,55 @@ TEST(Linear, RowsOfAPackedWeightComeBackExactly) {
         }
       });
     }
+  }
+}
+
+// Widened, not rounded: the same bits as the same numbers in f32 give, at half the memory.
+TEST(Linear, WeightsInF16AreThoseInF32) {
+  for (const auto& [N, K] :
+       {std::pair<int64_t, int64_t>{1, 1}, {5, 3}, {48, 16}, {49, 17}, {100, 31}, {131, 513}}) {
+    Random random(static_cast<uint64_t>(N * K));
+    std::vector<f16> half;
+    std::vector<float> wide;
+    for (int64_t i = 0; i < N * K; ++i) {
+      // Subnormal ones too.
+      half.push_back(to_f16(static_cast<float>(random.uniform(-1, 1) * (i % 7 == 0 ? 1e-6 : 1))));
+      wide.push_back(to_f32(half.back()));
+    }
+    for_each_backend([&](Device& device) {
+      const Kernels& kernels = device.kernels();
+      PackedLinear *of_half = nullptr, *of_wide = nullptr;
+      const CBuf halves(half.data(), DType::kF16);
+      kernels.linear_pack(device.stream(), {N, K, Product::kF32, halves, &of_half});
+      kernels.linear_pack(device.stream(), {N, K, Product::kF32, wide.data(), &of_wide});
+      std::vector<int32_t> ids;
+      for (int64_t n = 0; n < N; ++n) ids.push_back(static_cast<int32_t>(n));
+      std::vector<float> rows(wide.size());
+      kernels.linear_rows(device.stream(), {of_half, N, ids.data(), rows.data()});
+      device.sync();
+      EXPECT_EQ(rows, wide);
+      EXPECT_EQ(of_half->dtype, DType::kF16);
+      for (int64_t M : {1, 2, 3, 8, 9, 70}) {
+        std::vector<float> x;
+        for (int64_t i = 0; i < M * K; ++i) x.push_back(static_cast<float>(random.uniform(-1, 1)));
+        const auto run = [&](CBuf weight, const PackedLinear* packed) {
+          std::vector<float> y(static_cast<size_t>(M * N));
+          LinearArgs args{};
+          args.M = M, args.N = N, args.K = K, args.product = Product::kF32;
+          args.x = x.data(), args.x_stride = K, args.weight = weight, args.packed = packed;
+          args.y = y.data(), args.y_stride = N;
+          kernels.linear_forward(device.stream(), args);
+          device.sync();
+          return y;
+        };
+        const std::vector<float> want = run(wide.data(), nullptr);
+        EXPECT_EQ(run(wide.data(), of_wide), want) << M;
+        EXPECT_EQ(run(CBuf(), of_half), want) << M;
+        EXPECT_EQ(run(halves, nullptr), want) << M;
+      }
+      kernels.linear_unpack(device.stream(), {of_half});
+      kernels.linear_unpack(device.stream(), {of_wide});
+    });
   }
 }
 
