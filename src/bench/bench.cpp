@@ -124,12 +124,12 @@ KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const Mo
   return report;
 }
 
-ModelReport bench_model(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t prompt, const MeasureOptions& timing) {
-  Model model = Model::create(config, 1, options);
-  const int64_t V = config.vocab_size;
+ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
+                        const MeasureOptions& timing) {
+  const int64_t V = model.config().vocab_size;
   ModelReport report;
   report.device = model.device_name();
+  report.dtype = model.dtype();
   report.threads = model.network().device().threads();
   report.parameters = model.parameters();
   report.batch_size = batch_size;
@@ -151,8 +151,15 @@ ModelReport bench_model(const Config& config, const ModelOptions& options, int64
   return report;
 }
 
+bool can_train_in(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
+
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
                         int64_t seq_len, int64_t steps) {
+  if (!can_train_in(options.dtype)) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--dtype] expected f32 or bf16, in which there is training, got {}",
+         dtype_name(options.dtype));
+  }
   {
     const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
     const MemoryPlan plan = estimate_sizes(config, *device, batch_size, seq_len).training;

@@ -29,6 +29,7 @@ KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const Mo
 
 struct ModelReport {
   std::string device;
+  DType dtype = DType::kF32;  // of most elements of matrices
   int threads = 0;
   int64_t parameters = 0, state_bytes = 0;  // state of one sequence
   int64_t batch_size = 0, prompt = 0;
@@ -39,9 +40,8 @@ struct ModelReport {
   double flops_per_token = 0;  // of the matrices: a multiply-add for each element
 };
 
-// Random weights, no files.
-ModelReport bench_model(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t prompt, const MeasureOptions& timing);
+ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
+                        const MeasureOptions& timing);
 
 struct TrainReport {
   std::string device, isa, model_type;
@@ -54,6 +54,9 @@ struct TrainReport {
   int64_t peak_rss_bytes = 0;            // of this process
 };
 
+// Training steps exist in f32 and bf16: weights in blocks have no gradient.
+bool can_train_in(DType dtype);
+// Random weights, no files. Throws invalid_argument for another type of weights.
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
                         int64_t seq_len, int64_t steps);
 

@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "base/svg.h"
-#include "formats/hf_config.h"
+#include "bench/speed.h"
 
 namespace mamba {
 namespace {
@@ -179,14 +179,15 @@ std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double sec
 }
 
 std::vector<RooflinePoint> model_points(const std::string& model, const ModelOptions& options,
-                                        const std::string& dtype, double seconds) {
+                                        double seconds) {
   std::vector<RooflinePoint> points;
-  const Config config = load_config(model);
+  BenchModel bench = open_bench_model(model, options);
+  const std::string dtype = dtype_name(bench.model.dtype());
   for (const int64_t sequences : {1, 8}) {
     const int64_t prompt = sequences == 1 ? 512 : 1;
-    const ModelReport r = bench_model(config, options, sequences, prompt, timing_of(seconds));
+    const ModelReport r = bench_model(bench.model, sequences, prompt, timing_of(seconds));
     RooflinePoint point;
-    point.type = dtype == "f32" || dtype == "bf16" ? dtype : "int8";
+    point.type = is_quantized(r.dtype) ? "int8" : dtype;
     point.whole_step = true;
     point.bytes = r.decode_bytes;
     if (sequences == 1) {

@@ -32,9 +32,9 @@ Roof roof_of(const RooflinePoint& point, const MachineLimits& limits, int thread
 // Every kernel at the sample shape of its benchmark, and the products of linear and linear_q for 1
 // and 8 rows too, in bf16 and in 4 bits.
 std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double seconds);
-// Prefill of 512 tokens, and decode of 1 and of 8 sequences.
+// Prefill of 512 tokens, and decode of 1 and of 8 sequences, of open_bench_model(model).
 std::vector<RooflinePoint> model_points(const std::string& model, const ModelOptions& options,
-                                        const std::string& dtype, double seconds);
+                                        double seconds);
 
 // Flops a byte against flops a second, both logarithmic, roofs as lines, points numbered, and a
 // list of them.

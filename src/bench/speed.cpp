@@ -14,7 +14,6 @@
 #include "formats/hf_config.h"
 #include "formats/weight_files.h"
 #include "model/network.h"
-#include "model/weight_types.h"
 
 namespace mamba {
 namespace {

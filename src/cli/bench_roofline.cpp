@@ -113,7 +113,7 @@ int run_roofline(const RooflineFlags& flags, const std::vector<std::string>& dty
     for (const std::string& dtype : types) {
       RunOptions run = flags.run;
       run.dtype = dtype;
-      for (RooflinePoint& p : model_points(model, model_options(run), dtype, flags.seconds)) {
+      for (RooflinePoint& p : model_points(model, model_options(run), flags.seconds)) {
         points.push_back(std::move(p));
       }
     }

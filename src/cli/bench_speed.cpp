@@ -26,7 +26,27 @@ struct Grid {
   std::vector<std::string> models, dtypes;
   std::vector<int64_t> threads, depth, batch, ubatch, sequences, prompt, gen;
   std::vector<std::pair<int64_t, int64_t>> prompt_gen, train;
+  std::vector<std::string> train_dtypes;  // those of dtypes that have training
+
+  bool has_inference() const { return !prompt.empty() || !gen.empty() || !prompt_gen.empty(); }
 };
+
+// There are no training steps in types of blocks: their rows are left out where others remain.
+void expect_training_types(Grid* g) {
+  if (g->train.empty()) return;
+  std::vector<std::string> without;
+  for (const std::string& dtype : g->dtypes) {
+    (can_train_in(weight_dtype_of(dtype)) ? g->train_dtypes : without).push_back(dtype);
+  }
+  if (without.empty()) return;
+  if (!g->has_inference() && g->train_dtypes.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--train] expected --dtype f32 or bf16, in which there is training, got {}",
+         fmt::join(without, ", "));
+  }
+  fmt::print(stderr, "note: [--train] no training in {}: these rows are left out\n",
+             fmt::join(without, ", "));
+}
 
 Grid grid_of(const SpeedFlags& f, const std::vector<std::string>& dtypes) {
   Grid g;
@@ -43,10 +63,11 @@ Grid grid_of(const SpeedFlags& f, const std::vector<std::string>& dtypes) {
   if (!f.train.empty()) g.train = parse_products("--train", f.train, kMostTokens);
   std::erase(g.prompt, 0);
   std::erase(g.gen, 0);
-  if (g.prompt.empty() && g.gen.empty() && g.prompt_gen.empty() && g.train.empty()) {
+  if (!g.has_inference() && g.train.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "[--n-prompt] expected a test, got no tokens of any kind; give -p, -n, -pg or --train");
   }
+  expect_training_types(&g);
   return g;
 }
 
@@ -119,7 +140,7 @@ class SpeedCommand {
 
   template <class Begin>
   void run_inference(const std::string& path, const RunOptions& run, const Begin& begin) {
-    if (grid_.prompt.empty() && grid_.gen.empty() && grid_.prompt_gen.empty()) return;
+    if (!grid_.has_inference()) return;
     reset_peak_rss();
     BenchModel bench = open_bench_model(path, model_options(run));
     begin();
@@ -154,6 +175,8 @@ class SpeedCommand {
 
   template <class Begin>
   void run_training(const std::string& path, const RunOptions& run, const Begin& begin) {
+    const std::vector<std::string>& types = grid_.train_dtypes;
+    if (std::find(types.begin(), types.end(), run.dtype) == types.end()) return;
     for (const auto& [batch, length] : grid_.train) {
       options_.poll();
       reset_peak_rss();

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "bench/bench.h"
+#include "bench/speed.h"
 #include "cli/args.h"
 #include "cli/bench_roofline.h"
 #include "cli/bench_speed.h"
@@ -152,10 +153,9 @@ int run_kernel(const BenchFlags& flags) {
 }
 
 int run_model(const BenchFlags& flags) {
-  const Config config = load_config(flags.model);
   const ModelOptions options = model_options(flags.run);
-  const ModelReport r =
-      bench_model(config, options, flags.batch_size, flags.prompt, timing_of(flags));
+  BenchModel bench = open_bench_model(flags.model, options);
+  const ModelReport r = bench_model(bench.model, flags.batch_size, flags.prompt, timing_of(flags));
   const int64_t peak = peak_rss_bytes();  // before the buffers of the next line
   const Limits limits = limits_of(options);
   const double prompt_tokens = static_cast<double>(r.batch_size * r.prompt);
@@ -170,7 +170,8 @@ int run_model(const BenchFlags& flags) {
         {"model", flags.model},
         {"device", r.device},
         {"threads", r.threads},
-        {"dtype", flags.run.dtype},
+        {"dtype", dtype_name(r.dtype)},
+        {"random_weights", bench.random},
         {"parameters", r.parameters},
         {"state_bytes_per_sequence", r.state_bytes},
         {"batch_size", r.batch_size},
@@ -191,12 +192,14 @@ int run_model(const BenchFlags& flags) {
     return 0;
   }
   write_output(machine_text(limits));
-  write_output(fmt::format(
-      "{} ({} parameters, {}) on {} x{}, batch {}\nprefill {:.0f} tokens/s ({} tokens; {}; {:.1f} "
-      "GFLOP/s, {:.0f} %)\ndecode  {:.0f} tokens/s ({}; {:.2f} GB/s, {})\n",
-      flags.model, r.parameters, flags.run.dtype, r.device, r.threads, r.batch_size, prefill,
-      r.prompt, time_text(r.prefill), prefill_gflop, 100 * prefill_gflop / limits.f32_gflop_per_s,
-      decode, time_text(r.decode), decode_gb, read_share_text(decode_share, false)));
+  write_output(
+      fmt::format("{} ({} parameters, {}{}) on {} x{}, batch {}\nprefill {:.0f} tokens/s ({} "
+                  "tokens; {}; {:.1f} "
+                  "GFLOP/s, {:.0f} %)\ndecode  {:.0f} tokens/s ({}; {:.2f} GB/s, {})\n",
+                  flags.model, r.parameters, bench.random ? "random weights, " : "",
+                  dtype_name(r.dtype), r.device, r.threads, r.batch_size, prefill, r.prompt,
+                  time_text(r.prefill), prefill_gflop, 100 * prefill_gflop / limits.f32_gflop_per_s,
+                  decode, time_text(r.decode), decode_gb, read_share_text(decode_share, false)));
   return 0;
 }
 
@@ -213,6 +216,7 @@ int run_train(const BenchFlags& flags) {
         {"device", r.device},
         {"threads", r.threads},
         {"dtype", flags.run.dtype},
+        {"random_weights", true},
         {"parameters", r.parameters},
         {"batch_size", r.batch_size},
         {"seq_len", r.seq_len},
@@ -228,7 +232,8 @@ int run_train(const BenchFlags& flags) {
   }
   constexpr double kMiB = 1048576.0;
   write_output(fmt::format(
-      "{} ({} parameters, {}) on {} x{}, {} x {} tokens a step\n{:.0f} tokens/s ({})\nloss {:.3f} "
+      "{} ({} parameters, random weights, {}) on {} x{}, {} x {} tokens a step\n{:.0f} tokens/s "
+      "({})\nloss {:.3f} "
       "-> "
       "{:.3f}; memory {:.0f} MiB planned, {:.0f} MiB at most resident\n",
       flags.model, r.parameters, flags.run.dtype, r.device, r.threads, r.batch_size, r.seq_len,
@@ -262,16 +267,21 @@ CommandRun add_bench(CLI::App& parent) {
   add_common(*kernel, f, false);
   add_examples(*kernel, {{"The scan with a batch of 8, caches flushed before each run",
                           "mamba-cpp bench kernel scan_forward --shape B=8 --cold"}});
-  CLI::App* model = app->add_subcommand("model", "Prefill and decode with random weights");
-  add_text(*model, "model", &f->model, "MODEL", "Preset, model folder or config file")->required();
+  CLI::App* model =
+      app->add_subcommand("model", "Prefill and decode of a model's weights, or of random ones");
+  add_text(*model, "model", &f->model, "MODEL",
+           "Folder or file of weights; of a configuration or preset random ones")
+      ->required();
   add_int(*model, "--batch-size", &f->batch_size, 1, 65536, "Sequences");
   add_int(*model, "--prompt-length", &f->prompt, 1, 16777216, "Tokens of the prompt");
   add_number(*model, "--seconds", &f->seconds, 0, 600, "Time to measure each part at least");
   add_common(*model, f, true);
   add_examples(*model, {{"Tokens a second of a size of the paper",
                          "mamba-cpp bench model mamba-130m --dtype bf16 --json"}});
-  CLI::App* train = app->add_subcommand("train", "Training steps on random tokens");
-  add_text(*train, "model", &f->model, "MODEL", "Preset, model folder or config file")->required();
+  CLI::App* train =
+      app->add_subcommand("train", "Training steps in f32 or bf16 with random weights and tokens");
+  add_text(*train, "model", &f->model, "MODEL", "Preset, model folder or file, or config file")
+      ->required();
   add_int(*train, "--batch-size", &f->batch_size, 1, 65536, "Sequences of a step");
   add_int(*train, "--seq-len", &f->seq_len, 1, 16777216, "Tokens of a sequence");
   add_int(*train, "--steps", &f->steps, 1, 100000, "Steps to time, after one that is not timed");

@@ -114,8 +114,16 @@ void Network::build() {
   MAMBA_CHECK(next == static_cast<int>(table_.specs().size()));
 }
 
+void Network::expect_kept() const {
+  if (matrices_ == Matrices::kKept) return;
+  fail(ErrorCode::kInvalidArgument,
+       "[model] expected matrices in f32 to train or change them, got ones that are packed for "
+       "inference ({}); create the model with dtype f32 or bf16 instead of loading it",
+       dtype_name(weight_dtype()));
+}
+
 Buf Network::parameters() {
-  MAMBA_CHECK(matrices_ == Matrices::kKept);
+  expect_kept();
   return Buf(params_.data(), device_->real());
 }
 
@@ -212,6 +220,7 @@ void Network::parameters_changed(bool pack_matrices) {
 }
 
 Buf Network::gradients() {
+  expect_kept();
   if (grads_.data() == nullptr) {
     const int64_t count = trained_.count + trained_.sink;
     grads_ = AlignedBlock(count * dtype_size(device_->real()), "gradients", memory());

@@ -51,8 +51,10 @@ class Network {
   // What most elements of matrices are held in: the type of the products, or blocks.
   DType weight_dtype() const;
 
+  // Throws invalid_argument unless the matrices are kept: gradients and updates need them.
+  void expect_kept() const;
   // The flat buffer of parameters in memory(), f32 (f64 on ref64), table().flat_count() elements;
-  // with kKept alone. After writing to it (HostView) call parameters_changed().
+  // with kKept alone (expect_kept). After writing to it (HostView) call parameters_changed().
   Buf parameters();
   // Type and bytes that a tensor is held in for inference, padding of panels left out.
   DType held_type(int index) const;
@@ -69,7 +71,8 @@ class Network {
   // Chooses the parameters that have no gradient, by table index; before the first gradients().
   void freeze(const std::vector<bool>& frozen);
   const TrainedLayout& trained() const { return trained_; }
-  // Gradients in the layout of trained(), in memory(); allocated (zero) by the first call.
+  // Gradients in the layout of trained(), in memory(); allocated (zero) by the first call. With
+  // kKept alone.
   Buf gradients();
   void zero_gradients();
 

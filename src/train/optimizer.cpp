@@ -33,6 +33,7 @@ AdamW::AdamW(Network& network, const AdamwOptions& options)
     : network_(network),
       options_(options),
       ranges_(decay_ranges(network.table(), network.trained())) {
+  network.expect_kept();
   MAMBA_CHECK(network.device().real() == DType::kF32);
   const int64_t bytes = network.trained().count * dtype_size(DType::kF32);
   exp_avg_ = AlignedBlock(bytes, "the optimizer's first moments", network.memory());

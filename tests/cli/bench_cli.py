@@ -41,6 +41,10 @@ def rows(*arguments):
     return json.loads(bench("-o", "json", *arguments))
 
 
+def median(report):
+    return report["decode"]["time"]["median_seconds"]
+
+
 class BenchTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -104,6 +108,37 @@ class BenchTest(unittest.TestCase):
         self.assertEqual((train["test"], train["n_train"], train["n_sequences"]),
                          ("train 2x16", 16, 2))
         self.assertEqual(len(train["samples_ns"]), 3)
+
+    def test_training_in_blocks_is_refused_or_left_out(self):
+        only = ("-p", "0", "-n", "0", "--train", "1x8", "-r", "1")
+        self.assertIn("[--train] expected --dtype f32 or bf16",
+                      run("bench", "-m", "config.json", "--dtype", "q4_0,q8_0", *only, code=2))
+        self.assertIn("[--dtype] expected f32 or bf16",
+                      run("bench", "train", "config.json", "--dtype", "q8_0", code=2))
+        result = subprocess.run(
+            [PROGRAM, "bench", "-m", "model", "--dtype", "q4_0,f32,q8_0", "-p", "4", "-n", "0",
+             "--train", "1x8", "-r", "1", "-o", "json"], capture_output=True, text=True, timeout=300)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([row["test"] for row in json.loads(result.stdout)],
+                         ["pp4", "pp4", "train 1x8", "pp4"])
+        self.assertEqual(result.stderr.count("no training in q4_0, q8_0"), 1)
+
+    def test_model_of_a_file_is_measured_in_its_types(self):
+        models.byte_model(PROGRAM, "wide", d_model=128)
+        run("quantize", "wide", "wide.gguf", "q4_0")
+        of = {}
+        for name in ("wide", "wide.gguf"):
+            of[name] = json.loads(run("bench", "model", name, "--seconds", "0", "-t", "1", "--json"))
+            self.assertFalse(of[name]["random_weights"])
+        self.assertEqual([of[name]["dtype"] for name in of], ["f32", "q4_0"])
+        self.assertLess(of["wide.gguf"]["decode"]["gb_per_s"] * median(of["wide.gguf"]),
+                        of["wide"]["decode"]["gb_per_s"] * median(of["wide"]))
+        points = json.loads(run("bench", "roofline", "-m", "wide.gguf", "--dtype", "f32", "--seconds",
+                                "0", "-t", "1", "--no-kernels", "-o", "json"))["points"]
+        self.assertEqual({(p["name"].split()[1], p["type"]) for p in points}, {("q4_0", "int8")})
+        train = json.loads(run("bench", "train", "wide.gguf", "--seq-len", "8", "--steps", "1",
+                               "--json"))
+        self.assertEqual((train["dtype"], train["random_weights"]), ("f32", True))
 
     def test_flags_of_others_and_types_of_states(self):
         (row,) = rows("-p", "8", "-n", "0", "-ngl", "99", "--state-dtype", "bf16")

@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <set>
 
 #include "model/cases.h"
 #include "model/network.h"
+#include "support/expect_error.h"
 #include "train/optimizer.h"
 
 namespace mamba {
@@ -20,6 +22,31 @@ std::unique_ptr<Network> network_of(const Config& config) {
 
 bool ends_with(const std::string& name, const std::string& tail) {
   return name.size() >= tail.size() && name.substr(name.size() - tail.size()) == tail;
+}
+
+TEST(Optimizer, MatricesPackedForInferenceAreRefused) {
+  ModelOptions options;
+  options.dtype = DType::kQ8_0;
+  Config config;
+  config.d_model = 32;
+  config.n_layer = 1;
+  config.vocab_size = 64;
+  Model model = Model::create(config, 1, options);
+  Network& network = model.network();
+  const int32_t ids[] = {1, 2, 3, 4};
+  Batch batch;
+  batch.B = 1;
+  batch.L = 3;
+  batch.ids = ids;
+  batch.targets = ids + 1;
+  const AdamwOptions adamw = {0.9, 0.95, 1e-8, 0.1};
+  for (const std::function<void()>& use :
+       {std::function<void()>([&] { AdamW(network, adamw); }),
+        std::function<void()>([&] { network.forward_backward(batch, 1); }),
+        std::function<void()>([&] { network.parameters(); })}) {
+    EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument,
+                                 {"packed for inference (q8_0)", "f32 or bf16"}, use));
+  }
 }
 
 TEST(Optimizer, DecaysMatricesAndNothingElse) {
