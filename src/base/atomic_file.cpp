@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
+#include <set>
 
 #include "base/check.h"
 
@@ -88,9 +89,8 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
 }
 
 AtomicFile::~AtomicFile() {
-  if (fd_ < 0) return;
-  close(fd_);
-  unlink(temporary_.c_str());
+  if (fd_ >= 0) close(fd_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
 }
 
 void AtomicFile::append(const void* bytes, size_t count) {
@@ -111,16 +111,41 @@ void AtomicFile::append(const void* bytes, size_t count) {
   size_ += static_cast<int64_t>(count);
 }
 
-void AtomicFile::commit() {
+void AtomicFile::flush() {
   MAMBA_CHECK(fd_ >= 0);
   if (fsync(fd_) != 0) fail_io(path_, fmt::format("flush {} bytes to the disk", size_), errno);
+  const int fd = fd_;
+  fd_ = -1;
+  if (close(fd) != 0) fail_io(path_, fmt::format("close after {} bytes", size_), errno);
+}
+
+void AtomicFile::commit() {
+  if (fd_ >= 0) flush();
+  move_into_place();
+  sync_path(folder_of(path_), path_);
+}
+
+void AtomicFile::move_into_place() {
+  MAMBA_CHECK(!temporary_.empty());
   if (rename(temporary_.c_str(), path_.c_str()) != 0) {
     fail_io(path_, fmt::format("move {} bytes into place", size_), errno);
   }
-  const int fd = fd_;
-  fd_ = -1;  // from here on there is no temporary to remove
-  if (close(fd) != 0) fail_io(path_, fmt::format("close after {} bytes", size_), errno);
-  sync_path(folder_of(path_), path_);
+  temporary_.clear();  // from here on there is none to remove
+}
+
+AtomicFile& AtomicFiles::add(const std::string& path) {
+  if (!files_.empty()) files_.back()->flush();  // so that one at a time is open
+  files_.push_back(std::make_unique<AtomicFile>(path));
+  return *files_.back();
+}
+
+void AtomicFiles::commit() {
+  if (!files_.empty()) files_.back()->flush();
+  for (const std::unique_ptr<AtomicFile>& file : files_) file->move_into_place();
+  std::set<std::string> folders;
+  for (const std::unique_ptr<AtomicFile>& file : files_) folders.insert(folder_of(file->path()));
+  for (const std::string& folder : folders) sync_path(folder, folder);
+  files_.clear();
 }
 
 void write_file_atomic(const std::string& path, std::string_view bytes) {

@@ -7,8 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace mamba {
 
@@ -23,6 +25,9 @@ class AtomicFile {
 
   void append(const void* bytes, size_t count);
   void append(std::string_view text) { append(text.data(), text.size()); }
+  // Makes what was appended durable under the temporary name, and closes it: nothing may be
+  // appended afterwards.
+  void flush();
   // Makes the file durable and visible. Nothing may be appended afterwards.
   void commit();
 
@@ -30,10 +35,24 @@ class AtomicFile {
   const std::string& path() const { return path_; }
 
  private:
+  friend class AtomicFiles;
+  void move_into_place();
   std::string path_;
-  std::string temporary_;
-  int fd_ = -1;
+  std::string temporary_;  // "" once it has its final name
+  int fd_ = -1;            // -1 after flush()
   int64_t size_ = 0;
+};
+
+// Several files that belong together: each is flushed under its temporary name when the next one is
+// begun, and commit() renames them all. Destroyed before that, it leaves everything as it was.
+class AtomicFiles {
+ public:
+  // Begins a file; the reference holds until the next call.
+  AtomicFile& add(const std::string& path);
+  void commit();
+
+ private:
+  std::vector<std::unique_ptr<AtomicFile>> files_;
 };
 
 void write_file_atomic(const std::string& path, std::string_view bytes);

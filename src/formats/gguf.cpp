@@ -191,7 +191,7 @@ GgufFile::GgufFile(const std::string& path) {
 
 GgufFile::GgufFile(const void* bytes, size_t count, const std::string& where) {
   where_ = where;
-  parse(static_cast<const uint8_t*>(bytes), count, true);
+  parse(static_cast<const uint8_t*>(bytes), count);
   finish();
 }
 
@@ -212,12 +212,12 @@ void GgufFile::release(const TensorInfo& tensor) const {
 }
 
 void GgufFile::open_shards(const std::string& path) {
-  const auto open = [&](const std::string& shard, bool first) {
+  const auto open = [&](const std::string& shard) {
     files_.push_back(std::make_unique<MappedFile>(shard));
     paths_.push_back(shard);
-    parse(files_.back()->data(), files_.back()->size(), first);
+    parse(files_.back()->data(), files_.back()->size());
   };
-  open(path, true);
+  open(path);
   const int64_t count = get_int("split.count", 0, kMaxShards, 0);
   const int64_t number = get_int("split.no", 0, kMaxShards, 0);
   if (count > 1) {
@@ -228,6 +228,7 @@ void GgufFile::open_shards(const std::string& path) {
            "got shard {}; name the first one",
            path, count, count, number + 1);
     }
+    GgufMetadata first = std::move(values_);  // what counts in the end
     for (int64_t i = 2; i <= count; ++i) {
       const std::string shard = shard_path(path, i, count);
       std::error_code ignored;
@@ -237,9 +238,11 @@ void GgufFile::open_shards(const std::string& path) {
              shard);
       }
       where_ = shard;
-      open(shard, false);
+      open(shard);
+      expect_shard(i, first, path);
     }
     where_ = path;
+    values_ = std::move(first);
     const auto total = static_cast<int64_t>(tensors_.size());
     const int64_t expected = get_int("split.tensors.count", 0, INT32_MAX, total);
     if (expected != total) {
@@ -251,7 +254,30 @@ void GgufFile::open_shards(const std::string& path) {
   finish();
 }
 
-void GgufFile::parse(const uint8_t* bytes, size_t count, bool first) {
+void GgufFile::expect_shard(int64_t number, const GgufMetadata& first,
+                            const std::string& path) const {
+  const auto refuse = [&](const char* key, const auto& expected, const auto& got) {
+    fail(ErrorCode::kBadFile,
+         "[{}] expected {} {} of shard {} of {}, got {}; the shards do not belong together, fetch "
+         "or write them again",
+         where_, key, expected, number, path, got);
+  };
+  const int64_t place = get_int("split.no", 0, kMaxShards);
+  if (place != number - 1) refuse("split.no", number - 1, place);
+  for (const char* key : {"split.count", "split.tensors.count"}) {
+    const auto expected = first.find(key);
+    if (expected == first.end() || find_value(key) == nullptr) continue;
+    const int64_t got = get_int(key, 0, INT32_MAX);
+    if (got != expected->second.integer) refuse(key, expected->second.integer, got);
+  }
+  const auto id = first.find(kGgufSplitId);
+  const GgufValue* own = find_value(kGgufSplitId);
+  if (id != first.end() && own != nullptr && *own != id->second) {
+    refuse(kGgufSplitId, printable(id->second.text, 40), printable(own->text, 40));
+  }
+}
+
+void GgufFile::parse(const uint8_t* bytes, size_t count) {
   GgufCursor cursor(bytes, count, where_);
   if (count < 4 || std::memcmp(bytes, kMagic, 4) != 0) {
     fail(ErrorCode::kBadFile,
@@ -284,14 +310,13 @@ void GgufFile::parse(const uint8_t* bytes, size_t count, bool first) {
            printable(key, 200));
     }
   }
-  std::swap(values, values_);
+  values_ = std::move(values);
   const int64_t alignment = get_int("general.alignment", 1, kMaxAlignment, kGgufAlignment);
   if ((alignment & (alignment - 1)) != 0) {
     fail(ErrorCode::kBadFile,
          "[{}] expected general.alignment as a power of two, got {}; the file is damaged", where_,
          alignment);
   }
-  if (!first) std::swap(values, values_);  // that of the first shard counts
   std::vector<Entry> entries;
   for (uint64_t i = 0; i < tensor_count; ++i) {
     entries.push_back(read_entry(&cursor, alignment, where_));

@@ -94,7 +94,10 @@ class GgufFile : public TensorTable {
  private:
   void finish();
   void open_shards(const std::string& path);
-  void parse(const uint8_t* bytes, size_t count, bool first);
+  // Metadata to values_, tensors behind those of other shards.
+  void parse(const uint8_t* bytes, size_t count);
+  // That the shard whose metadata values_ holds is this one of the file at `path`, beginning at 1.
+  void expect_shard(int64_t number, const GgufMetadata& first, const std::string& path) const;
   const GgufValue& require(std::string_view key, const char* what) const;
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::vector<std::string> paths_;
@@ -108,6 +111,9 @@ bool is_gguf_file(const std::string& path);
 // The number of a type of tensor in GGUF files, and its general.file_type for a model that is of
 // this type but for small tensors. Internal error for types that GGUF files do not have.
 uint32_t gguf_tensor_type(DType dtype);
+
+// Of shards that this program wrote: equal in all of one writing.
+inline constexpr const char* kGgufSplitId = "split.mamba_cpp.id";
 
 // What GGUF tools round the offsets of tensors to, unless general.alignment says otherwise.
 inline constexpr int64_t kGgufAlignment = 32;

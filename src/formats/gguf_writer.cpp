@@ -7,6 +7,7 @@
 
 #include "base/atomic_file.h"
 #include "base/check.h"
+#include "base/hash.h"
 
 namespace mamba {
 namespace {
@@ -116,11 +117,43 @@ void write_all(const GgufMetadata& metadata, const std::vector<TensorData>& tens
   }
 }
 
-void write_file(const std::string& path, const GgufMetadata& metadata,
-                const std::vector<TensorData>& tensors) {
-  AtomicFile file(path);
+void append_file(AtomicFile& file, const GgufMetadata& metadata,
+                 const std::vector<TensorData>& tensors) {
   write_all(metadata, tensors, [&](const void* bytes, size_t count) { file.append(bytes, count); });
-  file.commit();
+}
+
+std::vector<std::vector<TensorData>> split(const std::vector<TensorData>& tensors,
+                                           int64_t max_shard_bytes) {
+  std::vector<std::vector<TensorData>> shards(1);
+  int64_t in_shard = 0;
+  for (const TensorData& tensor : tensors) {
+    const int64_t bytes = count_bytes(tensor);
+    if (max_shard_bytes > 0 && !shards.back().empty() && in_shard + bytes > max_shard_bytes) {
+      shards.emplace_back();
+      in_shard = 0;
+    }
+    shards.back().push_back(tensor);
+    in_shard += bytes;
+  }
+  return shards;
+}
+
+std::vector<std::string> paths_of(const std::string& path, size_t shards) {
+  MAMBA_CHECK(path.ends_with(kEnding));
+  if (shards == 1) return {path};
+  const std::string stem = path.substr(0, path.size() - std::string_view(kEnding).size());
+  std::vector<std::string> paths;
+  for (size_t i = 1; i <= shards; ++i) {
+    paths.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, shards));
+  }
+  return paths;
+}
+
+// Equal for the shards of one file, other for those of files that differ in anything but the values
+// of their weights.
+std::string split_id(const GgufMetadata& metadata, const std::vector<TensorData>& tensors) {
+  const std::string header = make_header(metadata, tensors, alignment_of(metadata));
+  return fmt::format("{:016x}", hash_bytes(header.data(), static_cast<int64_t>(header.size()), 0));
 }
 
 void check_names(const std::vector<TensorData>& tensors) {
@@ -145,40 +178,37 @@ std::string gguf_bytes(const GgufMetadata& metadata, const std::vector<TensorDat
   return out;
 }
 
+std::vector<std::string> gguf_paths(const std::string& path, const std::vector<TensorData>& tensors,
+                                    int64_t max_shard_bytes) {
+  return paths_of(path, split(tensors, max_shard_bytes).size());
+}
+
 std::vector<std::string> write_gguf(const std::string& path, const GgufMetadata& metadata,
                                     const std::vector<TensorData>& tensors,
                                     int64_t max_shard_bytes) {
   check_names(tensors);
-  MAMBA_CHECK(path.ends_with(kEnding));
-  std::vector<std::vector<TensorData>> shards(1);
-  int64_t in_shard = 0;
-  for (const TensorData& tensor : tensors) {
-    const int64_t bytes = count_bytes(tensor);
-    if (max_shard_bytes > 0 && !shards.back().empty() && in_shard + bytes > max_shard_bytes) {
-      shards.emplace_back();
-      in_shard = 0;
-    }
-    shards.back().push_back(tensor);
-    in_shard += bytes;
-  }
+  const std::vector<std::vector<TensorData>> shards = split(tensors, max_shard_bytes);
+  const std::vector<std::string> paths = paths_of(path, shards.size());
+  AtomicFiles files;
   if (shards.size() == 1) {
-    write_file(path, metadata, tensors);
-    return {path};
+    append_file(files.add(path), metadata, tensors);
+    files.commit();
+    return paths;
   }
-  const std::string stem = path.substr(0, path.size() - std::string_view(kEnding).size());
-  std::vector<std::string> paths;
+  const std::string id = split_id(metadata, tensors);
   for (size_t i = 0; i < shards.size(); ++i) {
     GgufMetadata own;
     if (i == 0) own = metadata;
     own["split.no"] = GgufValue::u16(static_cast<int64_t>(i));
     own["split.count"] = GgufValue::u16(static_cast<int64_t>(shards.size()));
     own["split.tensors.count"] = GgufValue::i32(static_cast<int64_t>(tensors.size()));
+    own[kGgufSplitId] = GgufValue::string(id);
     if (metadata.count("general.alignment") != 0) {
       own["general.alignment"] = metadata.at("general.alignment");
     }
-    paths.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i + 1, shards.size()));
-    write_file(paths.back(), own, shards[i]);
+    append_file(files.add(paths[i]), own, shards[i]);
   }
+  files.commit();
   return paths;
 }
 

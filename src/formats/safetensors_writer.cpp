@@ -94,6 +94,19 @@ void check_names(const std::vector<TensorData>& tensors) {
   }
 }
 
+void append_all(AtomicFile& file, const std::vector<TensorData>& tensors,
+                const TensorMetadata& metadata) {
+  const std::vector<const TensorData*> order = canonical_order(tensors);
+  const std::string header = make_header(order, metadata);
+  char length[8];
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
+  file.append(length, sizeof length);
+  file.append(header);
+  for (const TensorData* tensor : order) {
+    for_each_block(*tensor, [&](const void* bytes, size_t count) { file.append(bytes, count); });
+  }
+}
+
 }  // namespace
 
 std::string safetensors_bytes(const std::vector<TensorData>& tensors,
@@ -115,16 +128,8 @@ std::string safetensors_bytes(const std::vector<TensorData>& tensors,
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
                        const TensorMetadata& metadata) {
   check_names(tensors);
-  const std::vector<const TensorData*> order = canonical_order(tensors);
-  const std::string header = make_header(order, metadata);
   AtomicFile file(path);
-  char length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
-  file.append(length, sizeof length);
-  file.append(header);
-  for (const TensorData* tensor : order) {
-    for_each_block(*tensor, [&](const void* bytes, size_t count) { file.append(bytes, count); });
-  }
+  append_all(file, tensors, metadata);
   file.commit();
 }
 
@@ -146,22 +151,24 @@ void write_sharded_safetensors(const std::string& folder, const std::vector<Tens
   }
   const fs::path base(folder);
   std::vector<std::string> keep;
+  AtomicFiles files;
   if (shards.size() == 1) {
     keep = {"model.safetensors"};
-    write_safetensors((base / keep[0]).string(), tensors, metadata);
+    append_all(files.add((base / keep[0]).string()), tensors, metadata);
   } else {
     Json weight_map = Json::object();
     for (size_t i = 0; i < shards.size(); ++i) {
       keep.push_back(fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size()));
-      write_safetensors((base / keep[i]).string(), shards[i], metadata);
+      append_all(files.add((base / keep[i]).string()), shards[i], metadata);
       for (const TensorData& tensor : shards[i]) weight_map[tensor.name] = keep[i];
     }
     Json index = Json::object();
     index["metadata"]["total_size"] = total;
     index["weight_map"] = weight_map;
     keep.push_back("model.safetensors.index.json");
-    write_file_atomic((base / keep.back()).string(), index.dump(2) + "\n");
+    files.add((base / keep.back()).string()).append(index.dump(2) + "\n");
   }
+  files.commit();
   // A single file beside an index would be read instead of the shards.
   std::vector<fs::path> stale;
   for (const fs::directory_entry& entry : fs::directory_iterator(base)) {

@@ -55,8 +55,11 @@ void WeightFiles::open(const std::string& path) {
 }
 
 void WeightFiles::open_file(const std::string& path) {
+  files_ = {path};
   if (is_gguf_file(path)) {
-    shards_.push_back(std::make_unique<GgufModel>(path));
+    auto model = std::make_unique<GgufModel>(path);
+    files_ = model->file().paths();
+    shards_.push_back(std::move(model));
   } else if (is_mamba_c_file(path)) {
     shards_.push_back(std::make_unique<MambaCFile>(path));
   } else if (path.ends_with(kTorchEnding) || is_zip_file(path)) {
@@ -64,7 +67,6 @@ void WeightFiles::open_file(const std::string& path) {
   } else {
     shards_.push_back(std::make_unique<SafetensorsFile>(path));
   }
-  files_.push_back(path);
   tensors_ = shards_[0]->tensors();
   metadata_ = shards_[0]->metadata();
   where_ = path;

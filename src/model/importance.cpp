@@ -49,6 +49,24 @@ void add_tensor(const GgufFile& file, const TensorInfo& tensor, Importance* out)
   out->of[name] = std::move(means);
 }
 
+// A file that is there is replaced only if it is an importance matrix too.
+void check_output(const std::string& out) {
+  if (!out.ends_with(".gguf")) {
+    fail(ErrorCode::kInvalidArgument, "[imatrix] expected an output that ends in .gguf, got '{}'",
+         printable(out, 200));
+  }
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(out, ignored)) return;
+  try {
+    if (GgufFile(out).get_string("general.type", "model") == "imatrix") return;
+  } catch (const Error&) {  // something else
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "[{}] expected a new file or an importance matrix to replace, got another file; name "
+       "another",
+       out);
+}
+
 }  // namespace
 
 Importance read_importance(const std::string& path) {
@@ -108,10 +126,7 @@ int64_t collect_importance(const std::string& in, const std::string& out,
                            const std::function<int64_t(int32_t* ids, int64_t count)>& read,
                            const ModelOptions& model, const ImportanceOptions& options) {
   MAMBA_CHECK(options.chunk >= 1);
-  if (!out.ends_with(".gguf")) {
-    fail(ErrorCode::kInvalidArgument, "[imatrix] expected an output that ends in .gguf, got '{}'",
-         printable(out, 200));
-  }
+  check_output(out);
   const Config config = read_config(in);
   gguf_config_metadata(config);  // refuses models that GGUF cannot express, before the work
   Network network(config, Device::create({model.device, model.threads}), Product::kF32);

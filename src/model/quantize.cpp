@@ -35,7 +35,7 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kPart = 1 << 14;  // elements that a thread takes, a multiple of every block
 
-void check_output(const std::string& in, const std::string& out, const QuantizeOptions& options) {
+void check_name(const std::string& out) {
   std::error_code ignored;
   if (!out.ends_with(".gguf")) {
     fail(ErrorCode::kInvalidArgument, "[quantize] expected an output that ends in .gguf, got '{}'",
@@ -45,12 +45,21 @@ void check_output(const std::string& in, const std::string& out, const QuantizeO
     fail(ErrorCode::kInvalidArgument, "[{}] expected a file to write, got a folder; name another",
          out);
   }
-  if (!fs::exists(out, ignored) || options.dry_run) return;
-  if (fs::equivalent(in, out, ignored)) {
-    fail(ErrorCode::kInvalidArgument,
-         "[{}] expected another file than the model's own; name a new one", out);
-  }
-  if (!options.replace) {
+}
+
+// That no file which is written is one that is read, nor, unless it may be replaced, there at all.
+void check_files(const std::vector<std::string>& written, const std::vector<std::string>& read,
+                 bool replace) {
+  std::error_code ignored;
+  for (const std::string& out : written) {
+    if (!fs::exists(out, ignored)) continue;
+    for (const std::string& in : read) {
+      if (!fs::equivalent(in, out, ignored)) continue;
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected a new file, got one of the command's own inputs ({}); name another", out,
+           in);
+    }
+    if (replace) continue;
     fail(ErrorCode::kInvalidArgument,
          "[{}] expected a new file, got one that is there; name another, or replace it with "
          "--force",
@@ -135,7 +144,7 @@ class Quantization {
  public:
   Quantization(const std::string& in, const std::string& out, const QuantizeOptions& options)
       : in_(in), out_(out), options_(options) {
-    check_output(in, out, options);
+    check_name(out);
     result_.config = read_config(in, &result_.notices);
     metadata_ = gguf_config_metadata(with_conv_bias(result_.config));
     if (!options.imatrix.empty()) importance_ = read_importance(options.imatrix);
@@ -150,6 +159,9 @@ class Quantization {
     plan.expect_all_used();
     add_metadata(plan);
     if (options_.dry_run) return std::move(result_);
+    std::vector<std::string> read = weights.files();
+    if (!options_.imatrix.empty()) read.push_back(options_.imatrix);
+    check_files(gguf_paths(out_, tensors_, options_.max_shard_bytes), read, options_.replace);
     result_.files = write_gguf(out_, metadata_, tensors_, options_.max_shard_bytes);
     for (size_t i = 0; i < jobs_.size(); ++i) {
       result_.tensors[i].relative_error = jobs_[i].relative_error();

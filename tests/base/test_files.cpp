@@ -126,6 +126,25 @@ TEST(atomic_file, replaces_whole_files_only) {
   EXPECT_EQ(entries(folder.path()), 1u);
 }
 
+TEST(atomic_file, several_files_appear_together_or_not_at_all) {
+  const ScratchFolder folder;
+  write_file_atomic(folder / "a", "old a");
+  write_file_atomic(folder / "b", "old b");
+  const auto write = [&](bool commit) {
+    AtomicFiles files;
+    for (const char* name : {"a", "b", "c"}) files.add(folder / name).append("new");
+    EXPECT_EQ(content(folder / "a"), "old a");
+    EXPECT_EQ(entries(folder.path()), 5u);
+    if (commit) files.commit();
+  };
+  write(false);
+  EXPECT_EQ(content(folder / "b"), "old b");
+  EXPECT_EQ(entries(folder.path()), 2u);
+  write(true);
+  for (const char* name : {"a", "b", "c"}) EXPECT_EQ(content(folder / name), "new");
+  EXPECT_EQ(entries(folder.path()), 3u);
+}
+
 TEST(atomic_file, a_failed_write_says_how_much_and_keeps_the_old_file) {
   const ScratchFolder folder;
   write_file_atomic(folder / "a", "old");

@@ -4,7 +4,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <functional>
 #include <limits>
+#include <stdexcept>
 
 #include "base/atomic_file.h"
 #include "base/json.h"
@@ -143,6 +146,69 @@ TEST(gguf, shards) {
   std::filesystem::remove(paths[1]);
   EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"2 shards", "m-00002-of-00002.gguf", "fetch it"},
                          [&] { GgufFile{paths[0]}; }));
+}
+
+// Two shards of two tensors each; `name` tells files apart.
+std::vector<std::string> write_two(const std::string& path, const std::string& name,
+                                   const std::function<void(int64_t, void*)>& fill) {
+  std::vector<TensorData> tensors;
+  for (const char* tensor : {"a", "b", "c", "d"}) {
+    TensorData& t = tensors.emplace_back();
+    t.name = tensor;
+    t.shape = {64};
+    t.fill = [&fill](int64_t, int64_t count, void* out) { fill(count, out); };
+  }
+  return write_gguf(path, {{"general.name", GgufValue::string(name)}}, tensors, 600);
+}
+
+TEST(gguf, shards_that_do_not_belong_together) {
+  const ScratchFolder folder;
+  namespace fs = std::filesystem;
+  const auto zeros = [](int64_t count, void* out) {
+    std::memset(out, 0, static_cast<size_t>(4 * count));
+  };
+  const std::vector<std::string> paths = write_two(folder / "m.gguf", "one", zeros);
+  const auto refused = [&](std::initializer_list<std::string> parts) {
+    return fails_with(ErrorCode::kBadFile, parts, [&] { GgufFile{paths[0]}; });
+  };
+  fs::copy_file(paths[0], paths[1], fs::copy_options::overwrite_existing);
+  EXPECT_TRUE(refused({paths[1], "split.no 1 of shard 2", "got 0", "fetch or write them again"}));
+  const std::string other = write_two(folder / "other.gguf", "two", zeros)[1];
+  fs::copy_file(other, paths[1], fs::copy_options::overwrite_existing);
+  EXPECT_TRUE(refused({paths[1], "split.mamba_cpp.id"}));
+  const std::vector<float> values(64, 1.0f);
+  const auto shard = [&](int64_t no, int64_t count, int64_t tensors) {
+    write_file_atomic(paths[1], gguf_bytes({{"split.no", GgufValue::u16(no)},
+                                            {"split.count", GgufValue::u16(count)},
+                                            {"split.tensors.count", GgufValue::i32(tensors)}},
+                                           {{"c", DType::kF32, {64}, values.data()},
+                                            {"d", DType::kF32, {64}, values.data()}}));
+  };
+  shard(1, 3, 4);
+  EXPECT_TRUE(refused({paths[1], "split.count 2", "got 3"}));
+  shard(1, 2, 5);
+  EXPECT_TRUE(refused({paths[1], "split.tensors.count 4", "got 5"}));
+  shard(1, 2, 4);  // as another program writes it
+  EXPECT_EQ(GgufFile(paths[0]).tensors().size(), 4u);
+  write_file_atomic(paths[1], gguf_bytes({}, {{"c", DType::kF32, {64}, values.data()}}));
+  EXPECT_TRUE(refused({paths[1], "\"split.no\"", "found none"}));
+}
+
+TEST(gguf, an_interrupted_writing_leaves_the_old_shards) {
+  const ScratchFolder folder;
+  const auto fill_with = [](char byte, int last) {
+    return [=, tensor = 0](int64_t count, void* out) mutable {
+      if (++tensor > last) throw std::runtime_error("interrupted");
+      std::memset(out, byte, static_cast<size_t>(4 * count));
+    };
+  };
+  const std::vector<std::string> paths = write_two(folder / "m.gguf", "one", fill_with(1, 4));
+  EXPECT_THROW(write_two(folder / "m.gguf", "one", fill_with(2, 3)), std::runtime_error);
+  const GgufFile file(paths[0]);
+  for (const char* name : {"a", "b", "c", "d"}) {
+    EXPECT_EQ(*static_cast<const char*>(file.get(name).data), 1) << name;
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 2);
 }
 
 TEST(gguf, headers_that_lie) {

@@ -311,6 +311,25 @@ TEST_F(Sharded, round_trip_in_both_forms_and_from_one_to_the_other) {
   EXPECT_EQ(WeightFiles(folder_ / "model.safetensors").tensors().size(), 5u);
 }
 
+TEST_F(Sharded, an_interrupted_writing_leaves_the_old_shards) {
+  write();
+  const std::string old_shard = content(shard1_), old_index = content(index_);
+  std::vector<TensorData> tensors;
+  for (int i = 0; i < 5; ++i) {
+    TensorData& tensor = tensors.emplace_back();
+    tensor.name = "t" + std::to_string(i);
+    tensor.shape = {2};
+    tensor.fill = [i](int64_t, int64_t count, void* out) {
+      if (i == 4) throw std::runtime_error("interrupted");
+      std::memset(out, 1, static_cast<size_t>(4 * count));
+    };
+  }
+  EXPECT_THROW(write_sharded_safetensors(folder_.path(), tensors, {}, 16), std::runtime_error);
+  EXPECT_EQ(content(shard1_), old_shard);
+  EXPECT_EQ(content(index_), old_index);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), {}), 4);
+}
+
 TEST_F(Sharded, folders_that_lie_are_refused) {
   expect_bad({"model.safetensors or pytorch_model.bin", "found none of them"});
   EXPECT_TRUE(fails_with(ErrorCode::kBadFile, {"nowhere", "found none of them"},

@@ -2,7 +2,9 @@
 // Configurations in GGUF metadata and back, types of tensors by rule, and importance collected.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "formats/gguf_model.h"
 #include "formats/gguf_writer.h"
@@ -118,6 +120,51 @@ TEST(quantize_model, logits_stay) {
     // A_log passes through exp and log: an error of some f32 roundings in the decay.
     for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], 1e-5 * (1 + std::fabs(a[i])));
   }
+}
+
+TEST(quantize_model, writes_over_no_file_that_it_reads) {
+  const ScratchFolder folder;
+  Model::create(small("mamba1"), 7).save(folder.path());
+  QuantizeOptions options;
+  options.max_shard_bytes = 20'000;
+  const std::vector<std::string> shards =
+      quantize_model(folder.path(), folder / "m.gguf", options).files;
+  ASSERT_GE(shards.size(), 3u);
+  const auto refused = [&](const std::string& out, const std::string& own,
+                           ErrorCode code = ErrorCode::kInvalidArgument) {
+    return fails_with(code, {"own inputs", own}, [&] { quantize_model(shards[0], out, options); });
+  };
+  EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument, {shards[0], "--force"},
+                         [&] { quantize_model(folder.path(), folder / "m.gguf", options); }));
+  options.replace = true;
+  EXPECT_TRUE(refused(folder / "m.gguf", shards[0]));  // whose shards have the names of the model's
+  std::filesystem::create_hard_link(shards[1], folder / "link.gguf");
+  options.max_shard_bytes = 0;
+  EXPECT_TRUE(refused(shards[2], shards[2]));
+  EXPECT_TRUE(refused(folder / "link.gguf", shards[1]));
+  options.dry_run = true;
+  quantize_model(shards[0], shards[2], options);
+  EXPECT_NO_THROW(Model::load(shards[0]));
+}
+
+TEST(importance, replaces_nothing_but_its_like) {
+  const ScratchFolder folder;
+  Model::create(small("mamba1"), 7).save(folder.path());
+  quantize_model(folder.path(), folder / "m.gguf", {});
+  const auto collect = [&](const std::string& out) {
+    ImportanceOptions options;
+    options.chunk = 4;
+    options.max_chunks = 1;
+    const auto read = [](int32_t* ids, int64_t count) {
+      std::fill_n(ids, count, 1);
+      return count;
+    };
+    collect_importance(folder.path(), out, read, {}, options);
+  };
+  EXPECT_TRUE(fails_with(ErrorCode::kInvalidArgument, {"m.gguf", "importance matrix to replace"},
+                         [&] { collect(folder / "m.gguf"); }));
+  collect(folder / "i.gguf");
+  collect(folder / "i.gguf");
 }
 
 TEST(quantize_model, rows_that_fit_no_block_stay_high) {
