@@ -70,12 +70,15 @@ class Model {
   // "cpu:avx512", ... what runs.
   const std::string& device_name() const;
   DType dtype() const;
+  // Where it was loaded from; "" for one that was created.
+  const std::string& path() const { return path_; }
 
   Network& network() { return *network_; }
 
  private:
   explicit Model(std::unique_ptr<Network> network);
   std::unique_ptr<Network> network_;
+  std::string path_;
 };
 
 // Exact number of parameters of a configuration (tied heads counted once).

@@ -10,6 +10,7 @@
 #include "eval/running_mean.h"
 #include "eval/windows.h"
 #include "mamba/evaluate.h"
+#include "model/finite.h"
 #include "model/network.h"
 
 namespace mamba {
@@ -97,6 +98,8 @@ class Divergence {
     model_logits_.resize(count);
     base_.forward(ids, length, base_state_, want, scored ? base_logits_.data() : nullptr);
     model_.forward(ids, length, model_state_, want, scored ? model_logits_.data() : nullptr);
+    expect_finite(base_, base_logits_.data(), static_cast<int64_t>(count), kWhere);
+    expect_finite(model_, model_logits_.data(), static_cast<int64_t>(count), kWhere);
   }
 
   void add(const int32_t* targets, int64_t length) {

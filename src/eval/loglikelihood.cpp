@@ -11,6 +11,7 @@
 #include "device/device.h"
 #include "eval/log_softmax.h"
 #include "mamba/evaluate.h"
+#include "model/finite.h"
 #include "model/network.h"
 
 namespace mamba {
@@ -223,14 +224,11 @@ void add_branchings(const std::vector<Sequence>& sequences, bool share,
   }
 }
 
-void expect_finite(const std::vector<std::vector<Likelihood>>& results) {
+void expect_all_finite(const Model& model, const std::vector<std::vector<Likelihood>>& results) {
   for (const std::vector<Likelihood>& group : results) {
     for (const Likelihood& l : group) {
-      if (std::isfinite(l.log_prob)) continue;
-      fail(ErrorCode::kBadFile,
-           "[loglikelihood] expected finite logits, got {}; the model's weights overflow or hold "
-           "NaN",
-           l.log_prob);
+      const float value = static_cast<float>(l.log_prob);
+      expect_finite(model, &value, 1, "loglikelihood");
     }
   }
 }
@@ -275,7 +273,7 @@ std::vector<std::vector<Likelihood>> loglikelihoods(
     if (!batch.empty()) scorer.run(batch);
     scorer.set_done(static_cast<int64_t>(end));
   }
-  expect_finite(results);
+  expect_all_finite(model, results);
   return results;
 }
 

@@ -30,7 +30,7 @@ PerplexityResult evaluate_perplexity(Model& model, const TokenSource& source,
     for (int64_t at = 0; at < inputs; at += step) {
       model.score(window.ids + at, targets.data() + at, step, state, nll.data() + at);
     }
-    expect_finite(nll.data(), inputs, "eval ppl");
+    expect_finite(model, nll.data(), inputs, kWhere);
     for (int64_t i = window.first_target; i < window.length; ++i) {
       const double value = nll[static_cast<size_t>(i - 1)];
       result.nll_sum += value;

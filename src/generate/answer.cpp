@@ -127,7 +127,7 @@ Answer::Answer(Model& model, const Tokenizer* tokenizer, const AnswerTask& task,
 }
 
 int32_t Answer::draw(const float* logits, std::string* text) {
-  expect_finite(logits, model_.config().vocab_size, "generate");
+  expect_finite(model_, logits, model_.config().vocab_size, "generate");
   const int32_t id = sampler_.draw(model_.network().device(), logits, position_);
   if (id < 0) {
     finish(FinishReason::kExhausted);

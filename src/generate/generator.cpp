@@ -89,7 +89,7 @@ class Run {
     }
     if (options_.keep_session) {  // one sample: its last token counts too
       model_.step(tokens_.data(), session_.state, logits_.data());
-      expect_finite(logits_.data(), model_.config().vocab_size, "generate");
+      expect_finite(model_, logits_.data(), model_.config().vocab_size, "generate");
       session_.logits = logits_;
       if (active_[0]->done()) active_.clear();
       return;
@@ -189,7 +189,7 @@ bool Generator::prefill(Session& session, const std::vector<int32_t>& ids,
     if (interrupted && interrupted()) return false;
     const int64_t length = std::min(kPrefillChunk, count - at);
     model_->forward(ids.data() + at, length, session.state, Logits::kLast, session.logits.data());
-    expect_finite(session.logits.data(), vocab, "generate");
+    expect_finite(*model_, session.logits.data(), vocab, "generate");
     add_tokens(session, ids.data() + at, length);
     for (int64_t i = at; i < at + length && tokenizer_ != nullptr; ++i) {
       const int32_t id = ids[static_cast<size_t>(i)];

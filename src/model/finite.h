@@ -6,17 +6,20 @@
 #include <cstdint>
 
 #include "base/check.h"
+#include "base/json.h"
+#include "mamba/model.h"
 
 namespace mamba {
 
-// Throws bad_file unless all of `count` logits (or losses) are finite numbers.
-inline void expect_finite(const float* values, int64_t count, const char* where) {
+// Throws bad_file unless all of `count` logits (or losses) of the model are finite numbers.
+inline void expect_finite(const Model& model, const float* values, int64_t count,
+                          const char* where) {
   for (int64_t i = 0; i < count; ++i) {
     if (std::isfinite(values[i])) continue;
     fail(ErrorCode::kBadFile,
-         "[{}] expected finite numbers from the model, got {}; its weights overflow or hold NaN: "
+         "[{}] expected finite numbers from the model{}, got {}; its weights overflow or hold NaN: "
          "fetch or train it again",
-         where, values[i]);
+         where, model.path().empty() ? "" : " " + printable(model.path(), 200), values[i]);
   }
 }
 

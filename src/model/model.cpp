@@ -91,7 +91,9 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
         "take the model that it was made of",
         dtype_name(options.dtype), folder, types));
   }
-  return Model(std::move(network));
+  Model model(std::move(network));
+  model.path_ = folder;
+  return model;
 }
 
 Model Model::create(const Config& config, uint64_t seed, const ModelOptions& options) {

@@ -70,48 +70,67 @@ void check_files(const std::vector<std::string>& written, const std::vector<std:
 // One tensor on its way: from the model's files to the bytes of the new one.
 class TensorJob {
  public:
-  TensorJob(const TensorInfo& from, const GgufPlace& place, DType to,
+  TensorJob(const std::string& file, const TensorInfo& from, const GgufPlace& place, DType to,
             const std::vector<float>* importance, int threads)
-      : from_(from), place_(place), to_(to), importance_(importance), threads_(threads) {}
+      : file_(file),
+        from_(from),
+        place_(place),
+        to_(to),
+        importance_(importance),
+        threads_(threads) {}
 
   // Elements [begin, begin + count) at `out`; a multiple of the blocks.
   void fill(int64_t begin, int64_t count, void* out) {
-    if (from_.dtype == to_ && !place_.is_A) {
-      const char* data = static_cast<const char*>(from_.data) + dtype_bytes(to_, begin);
-      std::memcpy(out, data, static_cast<size_t>(dtype_bytes(to_, count)));
-      return;
-    }
     const int64_t parts = (count + kPart - 1) / kPart;
     std::vector<double> errors(static_cast<size_t>(parts)), squares(errors);
-    std::atomic<bool> good = true;
+    std::atomic<Part> worst = Part::kGood;
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t p = 0; p < parts; ++p) {
       const int64_t at = p * kPart, n = std::min(kPart, count - at);
       char* to = static_cast<char*>(out) + dtype_bytes(to_, at);
       const auto i = static_cast<size_t>(p);
-      if (!convert_part(begin + at, n, to, &errors[i], &squares[i])) good = false;
+      const Part part = convert_part(begin + at, n, to, &errors[i], &squares[i]);
+      if (part != Part::kGood) worst = part;
     }
-    if (!good) refuse();
+    if (worst != Part::kGood) refuse(worst);
     for (size_t i = 0; i < errors.size(); ++i) error_ += errors[i], square_ += squares[i];
   }
   double relative_error() const { return square_ > 0 ? std::sqrt(error_ / square_) : 0; }
 
  private:
-  [[noreturn]] void refuse() const {
+  enum class Part : uint8_t { kGood, kTooLarge, kNotFinite };
+
+  [[noreturn]] void refuse(Part why) const {
+    if (why == Part::kNotFinite) {
+      fail(ErrorCode::kBadFile,
+           "[{}] expected finite weights, got NaN or an infinity in tensor \"{}\"; fetch or train "
+           "the model again",
+           file_, printable(is_gguf_file(file_) ? place_.name : from_.name, 200));
+    }
     fail(ErrorCode::kUnsupported,
-         "[quantize] expected values that {} can hold, got one that is no number or too large in "
-         "tensor \"{}\"; choose another type for it (--tensor-type)",
+         "[quantize] expected values that {} can hold, got one that is too large in tensor \"{}\"; "
+         "choose another type for it (--tensor-type)",
          dtype_name(to_), place_.name);
   }
 
-  bool convert_part(int64_t begin, int64_t count, char* out, double* error, double* square) const {
+  Part convert_part(int64_t begin, int64_t count, char* out, double* error, double* square) const {
     const auto n = static_cast<size_t>(count);
     std::vector<float> values(n);
     read_to_f32(from_, begin, count, values.data());
+    const bool finite =
+        std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+    if (!finite) return Part::kNotFinite;
+    if (from_.dtype == to_ && !place_.is_A) {
+      const char* data = static_cast<const char*>(from_.data) + dtype_bytes(to_, begin);
+      std::memcpy(out, data, static_cast<size_t>(dtype_bytes(to_, count)));
+      return Part::kGood;
+    }
     if (place_.is_A) {
       for (float& v : values) v = static_cast<float>(-std::exp(static_cast<double>(v)));
     }
-    if (!is_quantized(to_)) return write_from_f32(values.data(), count, to_, out);
+    if (!is_quantized(to_)) {
+      return write_from_f32(values.data(), count, to_, out) ? Part::kGood : Part::kTooLarge;
+    }
     std::vector<float> weights;
     if (importance_ != nullptr) {
       const size_t columns = importance_->size();
@@ -120,7 +139,7 @@ class TensorJob {
       }
     }
     if (!quantize(to_, values.data(), weights.empty() ? nullptr : weights.data(), count, out)) {
-      return false;
+      return Part::kTooLarge;
     }
     std::vector<float> back(n);
     dequantize(to_, out, count, back.data());
@@ -129,9 +148,10 @@ class TensorJob {
       *error += off * off;
       *square += v * v;
     }
-    return true;
+    return Part::kGood;
   }
 
+  const std::string& file_;  // of the model
   const TensorInfo& from_;
   GgufPlace place_;
   DType to_;
@@ -208,7 +228,7 @@ class Quantization {
       }
       if (is_quantized(choice.dtype)) importance = &found->second, ++with_importance_;
     }
-    TensorJob& job = jobs_.emplace_back(from, place, choice.dtype, importance, threads_);
+    TensorJob& job = jobs_.emplace_back(in_, from, place, choice.dtype, importance, threads_);
     TensorData to{place.name, choice.dtype, place.shape};
     to.fill = [this, &job, &weights, &from, name = place.name](int64_t begin, int64_t count,
                                                                void* out) {

@@ -21,6 +21,13 @@ def run(*arguments, code=0):
     return result.stdout.decode(errors="replace")
 
 
+def error_of(*arguments, code=3):
+    result = subprocess.run([PROGRAM, *arguments], capture_output=True, stdin=subprocess.DEVNULL,
+                            timeout=300)
+    assert result.returncode == code, (arguments, result.returncode, result.stderr.decode())
+    return result.stderr.decode(errors="replace")
+
+
 def read_json(*arguments):
     return json.loads(run(*arguments, "--json"))
 
@@ -42,6 +49,36 @@ def check_llama_cpp_form():
     assert abs(kl["kl_mean"]) < 1e-6, kl
     run("eval", "ppl", "-m", "theirs.gguf", "-f", "text", "--window", "64")
     run("bench", "model", "theirs.gguf", "--seconds", "0.01")
+
+
+def check_broken_weights():
+    """NaN in a vector, a matrix or the scale of a block is refused by file and tensor."""
+    values, tensors = models.mamba_gguf("good")
+    nan = b"\x00\x00\xc0\x7f"
+    for name in ("blk.1.attn_norm.weight", "blk.1.ssm_out.weight"):
+        number, shape, content = tensors[name]
+        models.write("nan.gguf", models.gguf(values, {**tensors, name: (number, shape, nan + content[4:])}))
+        for kind in ("f32", "f16", "bf16", "q8_0"):
+            told = error_of("quantize", "nan.gguf", "made.gguf", kind)
+            assert "[nan.gguf] expected finite weights" in told and name in told, told
+        assert "nan.gguf" in error_of("convert", "nan.gguf", "made.gguf", "--to", "gguf")
+        assert not os.path.exists("made.gguf")
+    for command in (("generate", "-p", "It was"), ("eval", "ppl", "-f", "text")):
+        told = error_of(*command, "-m", "nan.gguf")
+        assert "expected finite numbers from the model nan.gguf" in told, told
+    told = error_of("eval", "kl", "good", "nan.gguf", "-f", "text")
+    assert "expected finite numbers from the model nan.gguf" in told, told
+    models.byte_model(PROGRAM, "blocks", d_model=32)
+    values, tensors = models.mamba_gguf("blocks")
+    shape = tensors["token_embd.weight"][1]
+    for scale, code in ((b"\x00\x24", 0), (b"\x00\x7c", 3)):  # 1/64; infinity
+        blocks = b"\x00\x24" + b"\1" * 32
+        blocks = blocks * (shape[0] * shape[1] // 32 - 1) + scale + b"\1" * 32
+        models.write("q8.gguf", models.gguf(values, {**tensors, "token_embd.weight": (8, shape, blocks)}))
+        told = error_of("quantize", "q8.gguf", "q8-made.gguf", "q8_0", code=code)
+        assert code == 0 or ("[q8.gguf] expected finite" in told and "token_embd" in told), told
+        if code == 0:
+            os.remove("q8-made.gguf")
 
 
 def check_convert():
@@ -124,6 +161,7 @@ def main():
         models.byte_model(PROGRAM, "good")
         models.write("text", "It was the best of times, it was the worst of times. " * 40)
         check_llama_cpp_form()
+        check_broken_weights()
         check_convert()
         check_quantize()
         check_tokenizer()
