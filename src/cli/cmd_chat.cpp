@@ -285,6 +285,7 @@ class ChatCommand {
     std::string rest = space == std::string::npos ? "" : text.substr(space + 1);
     rest.erase(0, rest.find_first_not_of(" \t"));
     rest.erase(rest.find_last_not_of(" \t\n") + 1);
+    expect_nothing_behind(name, rest);
     if (name == "/exit" || name == "/quit") return false;
     if (name == "/help") {
       fmt::print(stderr, "{}", kHelp);
@@ -296,6 +297,7 @@ class ChatCommand {
       changed();
     } else if (name == "/reset") {
       session_.reset();
+      last_ = {};
       note("a new conversation");
       changed();
     } else if (name == "/save" || name == "/load") {
@@ -308,6 +310,16 @@ class ChatCommand {
       unknown(name);
     }
     return true;
+  }
+
+  static void expect_nothing_behind(const std::string& name, const std::string& rest) {
+    for (const char* alone : {"/exit", "/quit", "/help", "/regen", "/undo", "/reset", "/stats"}) {
+      if (name != alone || rest.empty()) continue;
+      fail(ErrorCode::kInvalidArgument,
+           "[{}] expected nothing behind it, got '{}'; leave it out, or type /{} to send it as a "
+           "message",
+           name, printable(rest), name);
+    }
   }
 
   void file_command(bool save, const std::string& path) {
@@ -327,6 +339,7 @@ class ChatCommand {
       return;
     }
     session_.load(path);
+    last_ = {};
     if (same_file(path, session_file_)) session_mark_ = mark_of(session_file_);
     note(loaded_text(false));
     changed();

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "cli/args.h"
 #include "cli/cmd_eval.h"
+#include "cli/command_line.h"
 #include "cli/eval_common.h"
 #include "cli/line_reader.h"
 #include "mamba/evaluate.h"
@@ -42,10 +43,8 @@ std::vector<std::string> parse_tasks(const std::string& text) {
     const size_t comma = std::min(text.find(',', at), text.size());
     const std::string name = text.substr(at, comma - at);
     if (std::find(known.begin(), known.end(), name) == known.end()) {
-      const std::string meant = closest(name, known);
       fail(ErrorCode::kInvalidArgument, "[--tasks] expected all or some of {}, got '{}'{}",
-           fmt::join(known, ","), printable(name),
-           meant.empty() ? "" : fmt::format(" (did you mean '{}'?)", meant));
+           fmt::join(known, ","), printable(name), flag_meant(name, known));
     }
     if (std::find(names.begin(), names.end(), name) != names.end()) {
       fail(ErrorCode::kInvalidArgument, "[--tasks] expected each task once, got '{}' twice", name);

@@ -50,7 +50,9 @@ CommandRun add_help(CLI::App& parent) {
   app->add_flag("--all", flags->all, "Every flag, as --help-all does");
   add_examples(*app, {{"All flags of a command below another", "mamba-cpp help eval ppl --all"}});
   return [flags, root = &parent] {
-    write_output(help_text(command_named(*root, flags->words), flags->all, STDOUT_FILENO));
+    std::vector<std::string> words = flags->words;
+    if (words == std::vector<std::string>{"perplexity"}) words = {"eval", "ppl"};
+    write_output(help_text(command_named(*root, words), flags->all, STDOUT_FILENO));
     return 0;
   };
 }

@@ -29,6 +29,13 @@ constexpr std::pair<const char*, const char*> kShortNames[] = {
     {"-npl", "--batch-sizes"},
 };
 
+// Flags of other programs that have no flag here in their place, and why.
+constexpr std::pair<const char*, const char*> kNotNeeded[] = {
+    {"--do-sample", ": tokens are drawn anyway, and --temp 0 takes the most likely"},
+    {"-fa", ": these models have no attention, so leave it out"},
+    {"--flash-attn", ": these models have no attention, so leave it out"},
+};
+
 // "5", "-0.5", "+1": what may stand right behind the letter of a flag.
 bool begins_number(const std::string& text) {
   const size_t digit = text.find_first_not_of("+-.");
@@ -68,6 +75,10 @@ class WordReader {
   }
 
   void read_plain(const std::string& word) {
+    if (line_.app->get_parent() == nullptr && word == "perplexity") {  // llama.cpp's name of it
+      read_plain("eval");
+      return read_plain("ppl");
+    }
     line_.words.push_back(word);
     const std::vector<std::string> names = command_names(*line_.app);
     if (word.empty() || names.empty()) return;
@@ -173,6 +184,11 @@ class WordReader {
   }
 
   [[noreturn]] void refuse(const std::string& flag) const {
+    for (const auto& [name, why] : kNotNeeded) {
+      if (with_dashes(flag.substr(0, flag.find('='))) != name) continue;
+      fail(ErrorCode::kInvalidArgument, "[{}] expected a known flag, got '{}'{}; {}",
+           command_path(*line_.app, false), flag, why, see_help(*line_.app));
+    }
     std::string meant = flag.starts_with("--") ? flag : "-" + flag.substr(0, flag.find('='));
     for (const auto& [known, long_name] : kShortNames) {
       if (flag == known) meant = long_name;
@@ -212,16 +228,20 @@ std::string flag_meant(const std::string& flag, const std::vector<std::string>& 
       best = k;
     }
   }
-  return best.empty() ? did_you_mean(flag, known) : fmt::format(" (did you mean '{}'?)", best);
+  if (best.empty()) {  // dashes are no likeness
+    const auto letters = [](const std::string& name) {
+      return name.substr(std::min(name.find_first_not_of('-'), name.size()));
+    };
+    std::vector<std::string> names;
+    for (const std::string& k : known) names.push_back(letters(k));
+    const std::string near = closest(letters(flag), names);
+    const auto at = std::find(names.begin(), names.end(), near);
+    if (!near.empty()) best = known[static_cast<size_t>(at - names.begin())];
+  }
+  return best.empty() ? "" : fmt::format(" (did you mean '{}'?)", best);
 }
 
 CommandLine read_command_line(CLI::App& root, const std::vector<std::string>& words) {
-  // llama.cpp's name of it.
-  if (!words.empty() && words.front() == "perplexity") {
-    std::vector<std::string> ours = {"eval", "ppl"};
-    ours.insert(ours.end(), words.begin() + 1, words.end());
-    return WordReader(root, ours).read();
-  }
   return WordReader(root, words).read();
 }
 

@@ -25,7 +25,8 @@ struct CommandLine {
 // Throws invalid_argument for unknown commands and flags.
 CommandLine read_command_line(CLI::App& root, const std::vector<std::string>& words);
 
-// The flag that a wrong one was meant to be, as " (did you mean '--flag'?)", or "".
+// The flag (or other name of `known`) that a wrong one was meant to be, as " (did you mean
+// '--flag'?)", or "".
 std::string flag_meant(const std::string& flag, const std::vector<std::string>& known);
 
 }  // namespace mamba::cli

@@ -296,26 +296,33 @@ class JsonlCommand {
 
   double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
 
-  std::string counts() const {
+  std::string counts(int64_t answered) const {
     const std::string of = total_ < 0 ? "" : fmt::format("/{}", with_commas(total_));
     const double rate = static_cast<double>(progress_.generated_tokens) / std::max(seconds(), 1e-9);
-    return fmt::format("{}{} prompts, {} tokens, {:.0f} tokens/s",
-                       with_commas(skipped_ + progress_.finished), of,
+    return fmt::format("{}{} prompts, {} tokens, {:.0f} tokens/s", with_commas(answered), of,
                        with_commas(progress_.generated_tokens), rate);
   }
 
   std::string status_text() const {
-    if (total_ < 0 || progress_.finished == 0) return counts();
+    const std::string text = counts(skipped_ + progress_.finished);
+    if (total_ < 0 || progress_.finished == 0) return text;
     const double each = seconds() / static_cast<double>(progress_.finished);
     const double left = each * static_cast<double>(total_ - skipped_ - progress_.finished);
-    return fmt::format("{}, {} left", counts(), duration_text(left));
+    return fmt::format("{}, {} left", text, duration_text(left));
   }
 
+  // Of the answers that are written: those that end before an earlier one wait for it, and go
+  // where a run is cut short.
   std::string summary() const {
     const std::string before =
         skipped_ == 0 ? "" : fmt::format(" ({} by an earlier run)", with_commas(skipped_));
-    return fmt::format("answered {}{} in {}; seed {}", counts(), before, duration_text(seconds()),
-                       defaults_.sampling.seed);
+    const int64_t lost = skipped_ + progress_.finished - done_;
+    const std::string waiting =
+        lost <= 0 ? ""
+                  : fmt::format("; {} more were ready behind an unfinished one, and are not kept",
+                                with_commas(lost));
+    return fmt::format("answered {}{} in {}; seed {}{}", counts(done_), before,
+                       duration_text(seconds()), defaults_.sampling.seed, waiting);
   }
 
   // What give() needs of a prompt that was taken.

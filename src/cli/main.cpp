@@ -129,6 +129,9 @@ int run(int argc, char** argv) {
     }
     const int done = parse(app, line, settings);
     if (done >= 0) return done;
+    for (const std::string& warning : settings.warnings()) {
+      std::fprintf(stderr, "warning: %s\n", warning.c_str());
+    }
     const std::vector<CLI::App*> commands = commands_of(app);
     for (size_t i = 0; i < commands.size(); ++i) {
       if (commands[i]->parsed()) return program.runs[i]();

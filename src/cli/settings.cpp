@@ -30,10 +30,12 @@ std::optional<bool> boolean_of(const std::string& text) {
   return std::nullopt;
 }
 
-bool excluded(const CLI::Option& option, const CommandLine& line) {
-  const std::set<CLI::Option*> others = option.get_excludes();
-  return std::any_of(others.begin(), others.end(),
-                     [&](const CLI::Option* other) { return line.given.contains(other); });
+// The flag that is given and that this one excludes, or null.
+const CLI::Option* excluded_by(const CLI::Option& option, const CommandLine& line) {
+  for (const CLI::Option* other : option.get_excludes()) {
+    if (line.given.contains(other)) return other;
+  }
+  return nullptr;
 }
 
 // A variable has one value, or for a flag that takes several a JSON list of them, in which text may
@@ -176,6 +178,15 @@ std::vector<std::string> words_of(const CLI::Option& option, const Setting& sett
   return words;
 }
 
+// So that what an alias or a script gives can be changed by typing it again. Tests of bench may be
+// lists.
+void take_last_values(const CLI::App& app) {
+  if (command_path(app, false).starts_with("bench")) return;
+  for (const CLI::Option* option : flags_of(app)) {
+    if (!takes_many(*option)) const_cast<CLI::Option*>(option)->take_last();
+  }
+}
+
 }  // namespace
 
 void add_program_flags(CLI::App& root) {
@@ -189,35 +200,48 @@ void add_program_flags(CLI::App& root) {
   for (CLI::App* app : all_commands(root)) {
     add_color(*app);
     if (app->get_require_subcommand_min() > 0) continue;
+    take_last_values(*app);
     app->add_option("--config", "Settings of this command: TOML, INI or JSON by names of flags")
         ->type_name("FILE")
         ->take_last();
   }
 }
 
-void Settings::put(CommandLine* line, const CLI::Option* option, const Setting& setting) {
+void Settings::put(CommandLine* line, const CLI::Option* option, const Setting& setting,
+                   Place place) {
   if (line->given.contains(option) || settled_.contains(option)) return;
-  if (excluded(*option, *line)) return;
+  if (const CLI::Option* other = excluded_by(*option, *line); other != nullptr) {
+    const auto same = std::find_if(taken_.begin(), taken_.end(), [&](const Taken& taken) {
+      return taken.option == other && taken.place == place;
+    });
+    if (same == taken_.end() || words_of(*option, setting).empty()) return;
+    fail(ErrorCode::kInvalidArgument, "[{}] expected {} or {}, got both ({}); leave one out",
+         setting.where, flag_name(*option), flag_name(*other), same->where);
+  }
   settled_.insert(option);
   origin_[flag_name(*option)] = setting.where;
   std::vector<std::string> words = words_of(*option, setting);
   if (words.empty()) return;  // a switch that is off: as if it were not there
   line->given[option] = is_switch(*option) ? "" : setting.values.back();
-  taken_.push_back({option, setting.where, std::move(words)});
+  taken_.push_back({option, place, setting.where, std::move(words)});
 }
 
 // A setting is for every run: one that needs a flag which this run does not have is not for it.
 void Settings::drop_unneeded(CommandLine* line) {
-  const auto needless = [&](const Taken& taken) {
-    const std::set<CLI::Option*> needs = taken.option->get_needs();
-    return std::any_of(needs.begin(), needs.end(),
-                       [&](const CLI::Option* other) { return !line->given.contains(other); });
+  const auto missing_of = [&](const Taken& taken) -> const CLI::Option* {
+    for (const CLI::Option* other : taken.option->get_needs()) {
+      if (!line->given.contains(other)) return other;
+    }
+    return nullptr;
   };
   for (auto at = taken_.begin(); at != taken_.end();) {
-    if (!needless(*at)) {
+    const CLI::Option* missing = missing_of(*at);
+    if (missing == nullptr) {
       ++at;
       continue;
     }
+    warnings_.push_back(fmt::format("[{}] changes nothing without {}", printable(at->where, 200),
+                                    flag_name(*missing)));
     line->given.erase(at->option);
     origin_.erase(flag_name(*at->option));
     taken_.erase(at);
@@ -226,13 +250,14 @@ void Settings::drop_unneeded(CommandLine* line) {
 }
 
 void Settings::apply_environment(CommandLine* line) {
-  for (const CLI::Option* option : flags_of(*line->app)) {
-    for (const std::string& name : environment_names(*line->app, *option)) {
-      const char* value = std::getenv(name.c_str());
+  for (const Place place : {Place::kOwnVariable, Place::kSharedVariable}) {
+    for (const CLI::Option* option : flags_of(*line->app)) {
+      const std::vector<std::string> names = environment_names(*line->app, *option);
+      const size_t at = place == Place::kOwnVariable ? 0 : 1;
+      const char* value = at < names.size() ? std::getenv(names[at].c_str()) : nullptr;
       if (value == nullptr || *value == '\0') continue;
       const std::vector<std::string> values = values_of(*option, value);
-      put(line, option, {"", name, values, values.size() > 1, name});
-      break;
+      put(line, option, {"", names[at], values, values.size() > 1, names[at]}, place);
     }
   }
 }
@@ -248,7 +273,7 @@ void Settings::apply_file(CLI::App& root, CommandLine* line, const std::string& 
       expect_clear(*line->app, setting);
       const CLI::Option* option = flag_of(*line->app, setting.key);
       if (option == nullptr || !(in_section || is_shared_setting(*line->app, *option))) continue;
-      put(line, option, setting);
+      put(line, option, setting, in_section ? Place::kSection : Place::kWholeFile);
     }
   }
 }

@@ -288,8 +288,22 @@ class CommandLine(unittest.TestCase):
 
     def test_settings_that_this_run_has_no_use_for(self):
         base = ["generate", "-m", "model", "-p", "x", "-n", "1"]
-        for name in ("MAMBA_CPP_OUTPUT", "MAMBA_CPP_RESUME"):
-            run(*base, env={name: "1"})
+        for name, flag in (("MAMBA_CPP_OUTPUT", "--jsonl"), ("MAMBA_CPP_RESUME", "--output")):
+            told = run(*base, env={name: "1"})[1]
+            self.assertEqual(told.count(f"warning: [{name}] changes nothing without {flag}"), 1, told)
+        # Two of one place contradict each other; else the place counts.
+        both = {"MAMBA_CPP_CARRY_STATE": "1", "MAMBA_CPP_WINDOW": "16"}
+        models.write("lines", "some text of a few words\n" * 9)
+        ppl = ["eval", "ppl", "-m", "model", "-f", "lines"]
+        error = self.complaint(*ppl, env=both)
+        for name in both:
+            self.assertIn(name, error)
+        path = settings("both.toml", "[eval.ppl]\nwindow = 16\ncarry-state = true\n")
+        error = self.complaint(*ppl, "--config", path)
+        self.assertTrue("both.toml:2" in error and "both.toml:3" in error, error)
+        run(*ppl, env={**both, "MAMBA_CPP_CARRY_STATE": "0"})
+        own = {"MAMBA_CPP_EVAL_PPL_CARRY_STATE": "1", "MAMBA_CPP_WINDOW": "16"}
+        self.assertEqual(run(*ppl, env=own)[0], run(*ppl, "--carry-state")[0])
         self.assertFalse(os.path.exists("1"))
         error = self.complaint(*base, "--samplers", "temperature", env={"MAMBA_CPP_TOP_K": "5"})
         self.assertIn("(--top-k: MAMBA_CPP_TOP_K)", error)
@@ -306,8 +320,15 @@ class CommandLine(unittest.TestCase):
         sizes = [os.path.getsize(f"{name}/model.safetensors") for name in ("plain", "same", "half")]
         self.assertTrue(sizes[0] == sizes[1] > sizes[2], sizes)
 
+    def test_the_last_value_counts(self):
+        self.assertEqual(self.count("-n", "20", "--max-tokens", "3", "-n", "2"), 2)
+        self.assertEqual(self.count("-n", "20", "-n", "2", env={"MAMBA_CPP_MAX_NEW_TOKENS": "4"}), 2)
+
     def test_other_names(self):
         models.write("lines", "some text of a few words\n" * 9)
+        self.assertEqual(run("--color", "never", "perplexity", "-m", "model", "-f", "lines")[0],
+                         run("eval", "ppl", "-m", "model", "-f", "lines")[0])
+        self.assertEqual(run("help", "perplexity")[0], run("help", "eval", "ppl")[0])
         self.assertEqual(run("perplexity", "-m", "model", "-f", "lines")[0],
                          run("eval", "ppl", "-m", "model", "-f", "lines")[0])
         listed, _ = run("generate", "--list-devices", "--json")

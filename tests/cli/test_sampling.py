@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 import models
@@ -224,6 +225,22 @@ class Sampling(unittest.TestCase):
         done = lines("interrupted")
         self.assertTrue(0 < len(done) < 3000)
         self.assertEqual([r["index"] for r in done], list(range(len(done))))
+        self.assertIn(f"answered {len(done):,}/3,000 prompts", error)
+
+    def test_answers_that_wait_for_a_cut_one_are_not_counted(self):
+        models.write("long first", jsonl([{"prompt": "a"}] + [
+            {"prompt": "a", "max_tokens": 10**9 if i == 0 else 1} for i in range(6)]))
+        process = subprocess.Popen([PROGRAM, *GO, "--jsonl", "-f", "long first", "-n", "1",
+                                    "--ignore-eos", "-o", "waiting"], stderr=subprocess.PIPE,
+                                   stdin=subprocess.DEVNULL)
+        while not os.path.exists("waiting") or os.path.getsize("waiting") == 0:
+            self.assertIsNone(process.poll())
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=60)[1].decode()
+        self.assertEqual((process.returncode, len(lines("waiting"))), (130, 1), error)
+        self.assertIn("answered 1/7 prompts", error)
+        self.assertIn("5 more were ready behind an unfinished one, and are not kept", error)
 
     def test_wrong_lines_are_named_before_anything_is_written(self):
         good = {"prompt": "x"}
