@@ -3,15 +3,19 @@
 // or a preset. Weights are checked against the configuration, not loaded.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/check.h"
 #include "base/json.h"
 #include "cli/args.h"
 #include "cli/commands.h"
+#include "cli/style.h"
 #include "formats/config_fields.h"
 #include "formats/hf_config.h"
 #include "formats/weight_files.h"
@@ -22,6 +26,8 @@ namespace mamba::cli {
 namespace {
 
 using OrderedJson = nlohmann::ordered_json;
+
+constexpr int kBadFileExit = 3;
 
 struct InspectFlags {
   std::string path;
@@ -76,11 +82,38 @@ std::vector<TensorLine> stored_tensors(const std::string& path, const Config& co
        problems.size(), problems[0], problems.size() > 1 ? ", ..." : "", file.where());
 }
 
+struct FileLine {
+  std::string name;
+  int64_t bytes = 0;
+};
+
+// The files that may have weights, whatever is in them, in order of name.
+std::vector<FileLine> weight_file_sizes(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::vector<FileLine> files;
+  std::error_code ignored;
+  const auto add = [&](const fs::path& file) {
+    const std::uintmax_t bytes = fs::file_size(file, ignored);
+    if (!ignored) files.push_back({file.filename().string(), static_cast<int64_t>(bytes)});
+  };
+  if (fs::is_regular_file(path, ignored)) add(path);
+  for (fs::directory_iterator at(path, ignored); !ignored && at != fs::directory_iterator();
+       at.increment(ignored)) {
+    const std::string ending = at->path().extension().string();
+    if (ending == ".safetensors" || ending == ".bin" || ending == ".gguf") add(at->path());
+  }
+  std::sort(files.begin(), files.end(),
+            [](const FileLine& a, const FileLine& b) { return a.name < b.name; });
+  return files;
+}
+
 struct Inspection {
   std::vector<std::string> warnings;
   Config config;
   bool weights = false;
-  std::vector<TensorLine> tensors;
+  std::vector<FileLine> files;      // of weights
+  std::vector<TensorLine> tensors;  // as stored; those of the configuration without good weights
+  std::optional<Error> problem;     // why the weights cannot be read
   int64_t parameters = 0;
   SizeEstimate sizes;
 };
@@ -88,20 +121,22 @@ struct Inspection {
 double mib(int64_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
 
 OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
-  OrderedJson config, tensors = OrderedJson::array();
+  OrderedJson config, tensors = OrderedJson::array(), files = OrderedJson::array();
   for (const ConfigField& field : config_fields()) {
     if (is_read(field, r.config)) config[field.name] = field_to_json(field, r.config);
   }
   for (const TensorLine& t : r.tensors) {
     tensors.push_back({{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}});
   }
+  for (const FileLine& f : r.files) files.push_back({{"name", f.name}, {"bytes", f.bytes}});
   const MemoryPlan& t = r.sizes.training;
-  return {
+  OrderedJson json = {
       {"path", flags.path},
       {"model_type", r.config.model_type},
       {"config", config},
       {"parameters", r.parameters},
-      {"weights", r.weights},
+      {"weights", r.weights && !r.problem},
+      {"files", files},
       {"tensors", tensors},
       {"state_bytes_per_sequence", r.sizes.state_bytes()},
       {"memory",
@@ -118,6 +153,12 @@ OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
           {"total_bytes", t.total()}}}}},
       {"warnings", r.warnings},
   };
+  if (r.problem) {
+    json["error"] = {{"message", r.problem->what()},
+                     {"type", error_code_name(r.problem->code())},
+                     {"code", kBadFileExit}};
+  }
+  return json;
 }
 
 std::string to_text(const InspectFlags& flags, const Inspection& r) {
@@ -128,7 +169,13 @@ std::string to_text(const InspectFlags& flags, const Inspection& r) {
   }
   size_t width = 0;
   for (const TensorLine& t : r.tensors) width = std::max(width, t.name.size());
-  text += fmt::format("\ntensors ({})\n", r.weights ? "as stored" : "no weights here");
+  if (!r.files.empty()) text += "\nfiles\n";
+  for (const FileLine& f : r.files) {
+    text += fmt::format("  {:<24} {} bytes\n", printable(f.name), f.bytes);
+  }
+  text += fmt::format("\ntensors ({})\n", r.problem   ? "of the configuration"
+                                          : r.weights ? "as stored"
+                                                      : "no weights here");
   for (const TensorLine& t : r.tensors) {
     text += fmt::format("  {:<{}}  {:<4}  {}\n", t.name, width, dtype_name(t.dtype),
                         shape_text(t.shape));
@@ -143,16 +190,33 @@ std::string to_text(const InspectFlags& flags, const Inspection& r) {
   return text;
 }
 
+// Broken weights are told behind all that the configuration says.
+void read_tensors(const std::string& path, Inspection* r) {
+  try {
+    r->tensors = r->weights ? stored_tensors(path, r->config) : expected_tensors(r->config);
+  } catch (const Error& error) {
+    const ErrorCode code = error.code();
+    if (code != ErrorCode::kBadFile && code != ErrorCode::kUnsupported) throw;
+    r->problem = error;
+    r->tensors = expected_tensors(r->config);
+  }
+}
+
 int run_inspect(const InspectFlags& flags) {
   Inspection r;
   r.config = load_config(flags.path, &r.warnings);
   r.config.validate();
   r.weights = has_weights(flags.path);
-  r.tensors = r.weights ? stored_tensors(flags.path, r.config) : expected_tensors(r.config);
+  if (r.weights) r.files = weight_file_sizes(flags.path);
+  read_tensors(flags.path, &r);
   r.parameters = parameter_count(r.config);
   r.sizes = estimate_sizes(r.config, *Device::create(), flags.batch_size, flags.seq_len);
   write_output(flags.json ? json_text(to_json(flags, r)) : to_text(flags, r));
-  return 0;
+  if (!r.problem) return 0;
+  // The object above has it with --json: that must stay one object.
+  fmt::print(stderr, "{} {}\n", styled(Style::kError, "error:", is_colored(STDERR_FILENO)),
+             r.problem->what());
+  return kBadFileExit;
 }
 
 }  // namespace

@@ -8,6 +8,8 @@
 #include <algorithm>
 
 #include "cli/option_info.h"
+#include "formats/hf_config.h"
+#include "mamba/chat_template.h"
 #include "mamba/evaluate.h"
 #include "mamba/quantize.h"
 
@@ -29,6 +31,8 @@ std::string path_of(const CLI::App& app) {
 std::vector<std::string> proposals_of(const CLI::App& app, const CLI::Option& option) {
   const std::string type = option.get_type_name();
   if (type == "TYPE") return quantize_types();
+  if (type == "NAME|TEXT") return ChatTemplate::names();
+  if (type == "FILE|PRESET") return list_presets();
   if (type == "COMMAND...") return command_names(*app.get_parent());
   if (type != "NAME,...") return choices_of(option);
   std::vector<std::string> names = task_names();

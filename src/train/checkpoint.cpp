@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kCardFile = "README.md";
 constexpr const char* kPrefix = "checkpoint-";
 constexpr const char* kFirstMoment = "exp_avg.";
 constexpr const char* kSecondMoment = "exp_avg_sq.";
@@ -102,7 +103,7 @@ std::vector<CheckpointEntry> list_checkpoints(const std::string& folder) {
 
 std::string save_checkpoint(const std::string& output_dir, const TrainerState& state,
                             const Network& network, AdamW& optimizer, const std::string& tokenizer,
-                            const std::string& chat_template) {
+                            const std::string& chat_template, const std::string& card) {
   const std::string final_path = output_dir + "/" + checkpoint_name(state.step);
   AtomicFolder folder(final_path);
   save_model(network, folder.path(), DType::kF32);
@@ -120,6 +121,7 @@ std::string save_checkpoint(const std::string& output_dir, const TrainerState& s
         {kSecondMoment + spec.name, DType::kF32, spec.shape, second.as<float>() + at});
   }
   write_safetensors(folder.path() + "/" + kOptimizerFile, moments, {{"format", "mamba-cpp"}});
+  if (!card.empty()) write_file_atomic(folder.path() + "/" + kCardFile, card);
   const Json json = {{"format", kFormat},        {"step", state.step},
                      {"samples", state.samples}, {"seconds", state.seconds},
                      {"loss", state.loss},       {"grad_norm", state.grad_norm},

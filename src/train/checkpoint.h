@@ -35,11 +35,12 @@ std::string checkpoint_name(int64_t step);
 std::vector<CheckpointEntry> list_checkpoints(const std::string& folder);
 
 // Writes output_dir/checkpoint-<step> with the files of `tokenizer` and `chat_template` as
-// copy_tokenizer_files() takes them; when it returns, the checkpoint is durable. Returns its path.
+// copy_tokenizer_files() takes them, and `card` as its README.md unless it is empty; when it
+// returns, the checkpoint is durable. Returns its path.
 std::string save_checkpoint(const std::string& output_dir, const TrainerState& state,
                             const Network& network, AdamW& optimizer,
                             const std::string& tokenizer = "bytes",
-                            const std::string& chat_template = "");
+                            const std::string& chat_template = "", const std::string& card = "");
 
 // Reads the state and checks every file against the size and the hash it was written with. Throws
 // bad_file for a folder that is no checkpoint or is damaged.

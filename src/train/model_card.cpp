@@ -88,17 +88,9 @@ std::string training_table(const TrainOptions& o, const TrainPlan& plan,
   return table;
 }
 
-}  // namespace
-
-std::string duration_text(double seconds) {
-  if (!(seconds >= 0) || !std::isfinite(seconds)) return "unknown";
-  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
-  const auto whole = static_cast<int64_t>(std::llround(seconds));
-  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
-  return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
-}
-
-std::string model_card(const TrainOptions& o, const TrainPlan& plan, const TrainResult& result) {
+// What both kinds of cards begin with; `about` follows the heading.
+std::string card_start(const TrainOptions& o, const TrainPlan& plan, const TrainResult& result,
+                       const std::string& about) {
   CardFacts facts;
   if (!o.init_from.empty()) {
     facts.base_model = card_name(o.init_from);
@@ -113,13 +105,40 @@ std::string model_card(const TrainOptions& o, const TrainPlan& plan, const Train
                          {"perplexity", "perplexity of a token", result.eval.perplexity},
                          {"bits_per_byte", "bits per byte", result.eval.bits_per_byte}});
   }
-  std::string card = card_front_matter(plan.config, facts) +
-                     card_heading(plan.config, plan.parameters) +
-                     fmt::format(" Trained with mamba-cpp {}.\n\n", MAMBA_VERSION);
-  card += training_table(o, plan, result);
-  card += "\n![training curves](curves.svg)\n";
-  if (!o.command_line.empty()) card += "\nThe command:\n\n```sh\n" + o.command_line + "\n```\n";
-  return card;
+  return card_front_matter(plan.config, facts) + card_heading(plan.config, plan.parameters) +
+         about + training_table(o, plan, result);
+}
+
+std::string command_text(const TrainOptions& o) {
+  return o.command_line.empty() ? "" : "\nThe command:\n\n```sh\n" + o.command_line + "\n```\n";
+}
+
+}  // namespace
+
+std::string duration_text(double seconds) {
+  if (!(seconds >= 0) || !std::isfinite(seconds)) return "unknown";
+  if (seconds < 60) return fmt::format("{:.1f} s", seconds);
+  const auto whole = static_cast<int64_t>(std::llround(seconds));
+  if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
+}
+
+std::string model_card(const TrainOptions& o, const TrainPlan& plan, const TrainResult& result) {
+  return card_start(o, plan, result,
+                    fmt::format(" Trained with mamba-cpp {}.\n\n", MAMBA_VERSION)) +
+         "\n![training curves](curves.svg)\n" + command_text(o);
+}
+
+std::string checkpoint_card(const TrainOptions& o, const TrainPlan& plan,
+                            const TrainResult& result) {
+  TrainResult here = result;
+  if (here.eval.step != here.last.step) here.eval = {};
+  const std::string about = fmt::format(
+      " A checkpoint of mamba-cpp {} after {} of {} steps; training goes on from here with "
+      "`mamba-cpp "
+      "train --resume`.\n\n",
+      MAMBA_VERSION, with_commas(result.last.step), with_commas(plan.max_steps));
+  return card_start(o, plan, here, about) + command_text(o);
 }
 
 }  // namespace mamba

@@ -251,7 +251,8 @@ bool Trainer::save() {
                            last.loss, last.grad_norm, setup_.course};
   log_->sync();  // the lines up to a checkpoint last as long as it does
   result_.checkpoint = save_checkpoint(options_.output_dir, state, network_, *optimizer_,
-                                       tokenizer_, template_text(options_, setup_));
+                                       tokenizer_, template_text(options_, setup_),
+                                       checkpoint_card(options_, setup_.plan, result_));
   saved_step_ = last.step;
   remove_old_checkpoints(options_.output_dir, options_.save_total_limit);
   call(callbacks_.on_checkpoint, result_.checkpoint);

@@ -147,6 +147,18 @@ TEST(Checkpoint, NoticesEveryKindOfDamage) {
   }
 }
 
+TEST(Checkpoint, ACardIsAPartOfIt) {
+  const ScratchFolder folder;
+  Training run(1);
+  const std::string path = save_checkpoint(folder.path(), state_at(7), *run.network, *run.optimizer,
+                                           "bytes", "", "card");
+  EXPECT_EQ(content(path + "/README.md"), "card");
+  EXPECT_NO_THROW(read_checkpoint(path));
+  overwrite(path + "/README.md", "Card");
+  EXPECT_TRUE(
+      fails_with(ErrorCode::kBadFile, {"README.md", "hash"}, [&] { read_checkpoint(path); }));
+}
+
 TEST(Checkpoint, TrustsNothingInTheState) {
   const ScratchFolder folder;
   Training run(1);

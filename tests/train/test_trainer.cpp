@@ -65,6 +65,14 @@ TEST(Trainer, LearnsAndWritesEverything) {
                   result.eval.loss)),
               std::string::npos)
         << card;
+    // So has a checkpoint, which says how far it is.
+    const std::string half = file_content(list_checkpoints(out).front().path + "/README.md");
+    EXPECT_NE(half.find(fmt::format("after {} of 60 steps", list_checkpoints(out).front().step)),
+              std::string::npos)
+        << half;
+    EXPECT_NE(half.find("loss of the last step"), std::string::npos);
+    EXPECT_EQ(half.find("curves.svg"), std::string::npos);
+    EXPECT_NO_THROW(read_checkpoint(result.checkpoint));
     // The model is one that others load.
     const Model model = Model::load(out);
     EXPECT_EQ(model.config().d_model, 16);
