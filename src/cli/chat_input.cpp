@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "cli/args.h"
+#include "cli/bracketed_paste.h"
 #include "generate/text_stream.h"
 
 namespace mamba::cli {
@@ -105,6 +106,9 @@ class TerminalInput final : public ChatInput {
     el_set(editor_, EL_ADDFN, "end-or-delete", "End at an empty line",
            &TerminalInput::end_or_delete);
     el_set(editor_, EL_BIND, "^D", "end-or-delete", nullptr);
+    el_set(editor_, EL_ADDFN, "insert-paste", "Insert what is pasted",
+           &TerminalInput::insert_paste);
+    el_set(editor_, EL_BIND, "^_", "insert-paste", nullptr);
     el_set(editor_, EL_BIND, "^R", "em-inc-search-prev", nullptr);
   }
   ~TerminalInput() override {
@@ -117,7 +121,9 @@ class TerminalInput final : public ChatInput {
     left_ = invalid_ = false;
     text->clear();
     int count = 0;
+    mark_pastes(kPasteMarksOn);
     const char* typed = el_gets(editor_, &count);
+    mark_pastes(kPasteMarksOff);
     if (left_) {
       std::fputs("^C\n", stderr);
       return Result::kInterrupted;
@@ -151,7 +157,9 @@ class TerminalInput final : public ChatInput {
   int next_character(wchar_t* character) {
     std::string whole;
     while (whole.empty()) {
-      if (typed_.empty() && !read_typed()) return 0;
+      while (typed_.empty()) {
+        if (!read_typed()) return 0;
+      }
       whole = characters_.push(typed_.substr(0, 1));
       typed_.erase(0, 1);
     }
@@ -169,7 +177,7 @@ class TerminalInput final : public ChatInput {
     for (;;) {
       std::array<char, 4096> block;
       const ssize_t count = ::read(STDIN_FILENO, block.data(), block.size());
-      if (count > 0) typed_.assign(block.data(), static_cast<size_t>(count));
+      if (count > 0) typed_ = pastes_.push({block.data(), static_cast<size_t>(count)});
       if (count >= 0) return count > 0;
       if (errno != EINTR) return false;
       if (!interrupted()) continue;
@@ -182,6 +190,17 @@ class TerminalInput final : public ChatInput {
   static unsigned char leave_line(EditLine* editor, int) {
     self(editor)->left_ = true;
     return CC_EOF;
+  }
+  static unsigned char insert_paste(EditLine* editor, int) {
+    const std::string text = self(editor)->pastes_.take();
+    if (text.find("\xEF\xBF\xBD") != std::string::npos) self(editor)->invalid_ = true;
+    return text.empty() || el_insertstr(editor, text.c_str()) < 0 ? CC_ERROR : CC_REFRESH;
+  }
+  // Only while a line is edited: an answer may be ended, and the program with it, at any time.
+  static void mark_pastes(std::string_view marks) {
+    const char* terminal = std::getenv("TERM");
+    if (terminal == nullptr || std::string_view(terminal) == "dumb") return;
+    if (::isatty(STDERR_FILENO)) std::fwrite(marks.data(), 1, marks.size(), stderr);
   }
   static unsigned char end_or_delete(EditLine* editor, int) {
     const LineInfo* info = el_line(editor);
@@ -236,7 +255,8 @@ class TerminalInput final : public ChatInput {
   }
 
   std::string history_file_, prompt_;
-  std::string typed_;      // read and not yet given to libedit
+  std::string typed_;  // read and not yet given to libedit
+  PasteFilter pastes_;
   TextStream characters_;  // of them, the one that has begun
   bool color_, left_ = false, invalid_ = false;
   EditLine* editor_ = nullptr;

@@ -255,6 +255,30 @@ class Chat(unittest.TestCase):
         t.prompt()
         self.assertEqual(t.close()[0], pipe("Hello\n", *typed))
 
+    def test_pasted_lines_are_one_message(self):
+        typed = ("chat", "-m", "model", "--seed", "5", "-n", "6")
+        want = pipe("say one\\\ntwo\tx\\\nthr\u00e9e!\nnext\n", *typed)
+        t = Terminal(*typed, "--history", "pasted")
+        self.assertIn("\x1b[?2004h", t.prompt() + t.seen)
+        t.send(b"say \x1b[2")  # the marks may come in pieces
+        time.sleep(0.1)
+        t.send("00~one\ntwo\tx\rthr\u00e9e\x07\n\x1b[201~".encode() + b"!\n")
+        self.assertIn("\x1b[?2004l", t.prompt())
+        t.ask("next")
+        self.assertRegex(t.ask("/stats"), r"turns +2")
+        t.send(b"\x1b[200~without an end" + CTRL_C)
+        t.prompt()
+        self.assertEqual(t.close(), (want, 0))
+        t = Terminal(*typed, "--history", "pasted")  # the whole message is one entry
+        t.prompt()
+        t.send(UP + UP + UP + b"\n")
+        t.until("thr\u00e9e!")
+        t.prompt()
+        self.assertEqual(t.close()[0], pipe("say one\\\ntwo\tx\\\nthr\u00e9e!\n", *typed))
+        t = Terminal(*typed, "--history", "none", TERM="dumb")
+        self.assertNotIn("2004", t.prompt() + t.seen)
+        t.close()
+
     def test_ctrl_c_right_behind_a_line_is_meant_for_its_answer(self):
         terminal = Terminal("chat", "-m", "model", "--threads", "1", "-n", "-1")
         terminal.prompt()

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/args.h"
+#include "cli/bracketed_paste.h"
 #include "cli/command_line.h"
 #include "cli/config_file.h"
 #include "cli/help.h"
@@ -168,6 +169,28 @@ TEST(CommandTree, WordsKeepTheirMeaning) {
       }));
   EXPECT_TRUE(test::fails_with(ErrorCode::kInvalidArgument, {"did you mean 'eval'"},
                                [&] { read_command_line(*program.app, {"evla"}); }));
+}
+
+TEST(PasteFilter, PartsWhatIsPastedFromWhatIsTyped) {
+  const std::string all =
+      "a\x1f\033[A\033[200~one\r\ntwo\rthree\t\a\n\n\033[201~b\033[200~\033[201~";
+  for (size_t step = 1; step <= all.size(); ++step) {  // wherever the blocks end
+    PasteFilter filter;
+    std::string typed;
+    for (size_t at = 0; at < all.size(); at += step) typed += filter.push(all.substr(at, step));
+    EXPECT_EQ(typed,
+              "a\033[A\x1f"
+              "b\x1f")
+        << step;
+    EXPECT_EQ(filter.take(), "one\ntwo\nthree\t") << step;
+    EXPECT_EQ(filter.take(), "") << step;
+    EXPECT_EQ(filter.take(), "") << step;
+  }
+  PasteFilter cut;
+  EXPECT_EQ(cut.push("\033[200~no end"), "");
+  EXPECT_EQ(cut.push("\003x"), "\003x");
+  EXPECT_EQ(cut.push("\033[200~\xff\033[201~"), "\x1f");
+  EXPECT_EQ(cut.take(), "\xEF\xBF\xBD");
 }
 
 TEST(ConfigFile, ReadsTomlAndIni) {
