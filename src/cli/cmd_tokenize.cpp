@@ -161,9 +161,6 @@ class TokenizeCommand {
       if (!flags_.decode || !given) continue;
       fail(ErrorCode::kInvalidArgument, "[tokenize] expected --decode or {}, got both", name);
     }
-    if (flags_.skip_special && !flags_.decode) {
-      fail(ErrorCode::kInvalidArgument, "[--skip-special] expected --decode with it, got none");
-    }
     if (has_template && !flags_.decode && !flags_.jsonl) {
       fail(ErrorCode::kInvalidArgument,
            "[--chat-template] expected --jsonl with it, got none; conversations are lines of JSON");
@@ -384,7 +381,8 @@ CommandRun add_tokenize(CLI::App& parent) {
                 "Take the names of special tokens in the text as text");
   app->add_flag("--add-special", flags->add_special,
                 "Also the ids that the tokenizer puts around a text");
-  app->add_flag("--skip-special", flags->skip_special, "With --decode: leave special tokens out");
+  app->add_flag("--skip-special", flags->skip_special, "With --decode: leave special tokens out")
+      ->needs(app->get_option("--decode"));
   app->add_flag("--stats", flags->stats, "Tokens, bytes and speed on standard error");
   add_examples(*app, {{"The ids of a text", "mamba-cpp tokenize --tokenizer MODEL -f text.txt"},
                       {"A token file for training",

@@ -51,7 +51,7 @@ struct TrainFlags {
   std::string packing = "stream", data_weights;
   int64_t seed = 0;
   bool dry_run = false, json = false;
-  CLI::Option *resume = nullptr, *eval_steps = nullptr, *eval_batches = nullptr;
+  CLI::Option* resume = nullptr;
 };
 
 // 'it'\''s' for a word that a shell would not take as it is.
@@ -134,13 +134,6 @@ TrainOptions options_of(const TrainFlags& flags) {
   options.resume = flags.resume->count() > 0;
   options.seed = flags.seed >= 0 ? static_cast<uint64_t>(flags.seed) : chosen_seed(options);
   options.command_line = own_command_line(false);
-  for (const CLI::Option* flag : {flags.eval_steps, flags.eval_batches}) {
-    if (!options.valid.empty() || flag->count() == 0) continue;
-    const std::string name = "--" + flag->get_lnames().front();
-    fail(ErrorCode::kInvalidArgument,
-         "[{}] expected --valid with it, got none; name a held-out text or leave {} out", name,
-         name);
-  }
   return options;
 }
 
@@ -371,10 +364,13 @@ void add_course_flags(CLI::App& app, TrainFlags* f) {
 
 void add_report_flags(CLI::App& app, TrainFlags* f) {
   TrainOptions* o = &f->options;
-  f->eval_steps = add_int(app, "--eval-steps", &o->eval_steps, 0, kMany,
-                          "Steps from one evaluation to the next; 0: at the end alone");
-  f->eval_batches = add_int(app, "--eval-batches", &o->eval_batches, 1, kMany,
-                            "Batches of an evaluation, from the start of --valid");
+  CLI::Option* valid = app.get_option("--valid");
+  add_int(app, "--eval-steps", &o->eval_steps, 0, kMany,
+          "Steps from one evaluation to the next; 0: at the end alone")
+      ->needs(valid);
+  add_int(app, "--eval-batches", &o->eval_batches, 1, kMany,
+          "Batches of an evaluation, from the start of --valid")
+      ->needs(valid);
   add_int(app, "--logging-steps", &o->logging_steps, 1, kMany, "Steps from one line to the next");
   add_int(app, "--save-steps", &o->save_steps, 0, kMany,
           "Steps from one checkpoint to the next; 0: at the end alone");

@@ -143,6 +143,16 @@ bool is_shared_setting(const CLI::App& app, const CLI::Option& option) {
   return flag_name(option) != "--dtype" || (command != "tokenize" && command != "convert");
 }
 
+std::vector<std::vector<const CLI::Option*>> needs_of(const CLI::App& app,
+                                                      const CLI::Option& option) {
+  std::vector<std::vector<const CLI::Option*>> needs;
+  for (const CLI::Option* other : option.get_needs()) needs.push_back({other});
+  if (flag_name(option) == "--logprobs" && command_path(app, false) == "generate") {
+    needs.push_back({app.get_option("--json"), app.get_option("--jsonl")});
+  }
+  return needs;
+}
+
 std::vector<std::string> environment_names(const CLI::App& app, const CLI::Option& option) {
   if (!is_setting(option)) return {};
   std::vector<std::string> names = {

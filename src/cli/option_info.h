@@ -43,6 +43,10 @@ bool is_setting(const CLI::Option& option);
 // Whether the flag means the same as in other commands, so that one setting is for all of them:
 // --dtype is the type of the weights, but of tokens in 'tokenize' and of a file in 'convert'.
 bool is_shared_setting(const CLI::App& app, const CLI::Option& option);
+// What a setting of this flag has no use without, as the flags that do, one of each list: what
+// CLI11 knows as needed, and --json or --jsonl for --logprobs, of which plain text has no place.
+std::vector<std::vector<const CLI::Option*>> needs_of(const CLI::App& app,
+                                                      const CLI::Option& option);
 // "MAMBA_CPP_GENERATE_TEMP", for one command alone, and then, where it is shared, "MAMBA_CPP_TEMP";
 // empty for flags that are no settings.
 std::vector<std::string> environment_names(const CLI::App& app, const CLI::Option& option);

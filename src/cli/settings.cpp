@@ -228,20 +228,25 @@ void Settings::put(CommandLine* line, const CLI::Option* option, const Setting& 
 
 // A setting is for every run: one that needs a flag which this run does not have is not for it.
 void Settings::drop_unneeded(CommandLine* line) {
-  const auto missing_of = [&](const Taken& taken) -> const CLI::Option* {
-    for (const CLI::Option* other : taken.option->get_needs()) {
-      if (!line->given.contains(other)) return other;
+  const auto missing_of = [&](const Taken& taken) -> std::string {
+    for (const std::vector<const CLI::Option*>& some : needs_of(*line->app, *taken.option)) {
+      std::vector<std::string> names;
+      for (const CLI::Option* other : some) names.push_back(flag_name(*other));
+      const bool given = std::any_of(some.begin(), some.end(), [&](const CLI::Option* other) {
+        return line->given.contains(other);
+      });
+      if (!given) return fmt::format("{}", fmt::join(names, " or "));
     }
-    return nullptr;
+    return "";
   };
   for (auto at = taken_.begin(); at != taken_.end();) {
-    const CLI::Option* missing = missing_of(*at);
-    if (missing == nullptr) {
+    const std::string missing = missing_of(*at);
+    if (missing.empty()) {
       ++at;
       continue;
     }
-    warnings_.push_back(fmt::format("[{}] changes nothing without {}", printable(at->where, 200),
-                                    flag_name(*missing)));
+    warnings_.push_back(
+        fmt::format("[{}] changes nothing without {}", printable(at->where, 200), missing));
     line->given.erase(at->option);
     origin_.erase(flag_name(*at->option));
     taken_.erase(at);

@@ -288,7 +288,8 @@ class CommandLine(unittest.TestCase):
 
     def test_settings_that_this_run_has_no_use_for(self):
         base = ["generate", "-m", "model", "-p", "x", "-n", "1"]
-        for name, flag in (("MAMBA_CPP_OUTPUT", "--jsonl"), ("MAMBA_CPP_RESUME", "--output")):
+        for name, flag in (("MAMBA_CPP_OUTPUT", "--jsonl"), ("MAMBA_CPP_RESUME", "--output"),
+                           ("MAMBA_CPP_LOGPROBS", "--json or --jsonl")):
             told = run(*base, env={name: "1"})[1]
             self.assertEqual(told.count(f"warning: [{name}] changes nothing without {flag}"), 1, told)
         # Two of one place contradict each other; else the place counts.
@@ -305,6 +306,15 @@ class CommandLine(unittest.TestCase):
         own = {"MAMBA_CPP_EVAL_PPL_CARRY_STATE": "1", "MAMBA_CPP_WINDOW": "16"}
         self.assertEqual(run(*ppl, env=own)[0], run(*ppl, "--carry-state")[0])
         self.assertFalse(os.path.exists("1"))
+        self.assertIn("logprobs", self.answer("-n", "1", env={"MAMBA_CPP_LOGPROBS": "1"}))
+        models.write("lines", "some text of a few words\n" * 9)
+        _, told = run("train", "--data", "lines", "--output-dir", "unheld", "--max-steps", "1",
+                      "--batch-size", "1", "--seq-len", "8", "--init-from", "model",
+                      env={"MAMBA_CPP_EVAL_STEPS": "1"})
+        self.assertIn("warning: [MAMBA_CPP_EVAL_STEPS] changes nothing without --valid", told)
+        _, told = run("tokenize", "--tokenizer", "bytes", "-f", "lines",
+                      env={"MAMBA_CPP_SKIP_SPECIAL": "1"})
+        self.assertIn("[MAMBA_CPP_SKIP_SPECIAL] changes nothing without --decode", told)
         error = self.complaint(*base, "--samplers", "temperature", env={"MAMBA_CPP_TOP_K": "5"})
         self.assertIn("(--top-k: MAMBA_CPP_TOP_K)", error)
         error = self.complaint(*base, env={"MAMBA_CPP_MIN_TOKENS": "9"})
