@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -84,6 +85,25 @@ class Checkpoints(unittest.TestCase):
         result = run_json("convert", "hf", "half", "--to", "hf", "--dtype", "bf16", "--verify",
                           "--tolerance", "1e-9", "--force", code=1)
         self.assertFalse(result["verify"]["passed"])
+
+    def test_inspect_shows_what_is_readable_of_broken_weights(self):
+        whole = run_json("inspect", "model")
+        self.assertNotIn("error", whole)
+        size = os.path.getsize("model/model.safetensors")
+        self.assertEqual(whole["files"], [{"name": "model.safetensors", "bytes": size}])
+        shutil.copytree("model", "broken")
+        os.truncate("broken/model.safetensors", size - 100)
+        broken = run_json("inspect", "broken", code=3)
+        for key in ("config", "parameters", "memory"):
+            self.assertEqual(broken[key], whole[key])
+        self.assertEqual((broken["weights"], broken["files"][0]["bytes"]), (False, size - 100))
+        self.assertEqual((broken["error"]["type"], broken["error"]["code"]), ("bad_file", 3))
+        told = subprocess.run([PROGRAM, "inspect", "broken"], capture_output=True, timeout=60)
+        out, error = told.stdout.decode(), told.stderr.decode()
+        self.assertEqual(told.returncode, 3)
+        self.assertIn(f"parameters           {whole['parameters']}\n", out)
+        self.assertIn(f"model.safetensors        {size - 100} bytes", out)
+        self.assertEqual(error, f"error: {broken['error']['message']}\n")
 
     def test_ctrl_c_leaves_nothing_behind(self):
         models.write("large/model/config.json",

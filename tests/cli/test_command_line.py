@@ -330,23 +330,6 @@ class CommandLine(unittest.TestCase):
         sizes = [os.path.getsize(f"{name}/model.safetensors") for name in ("plain", "same", "half")]
         self.assertTrue(sizes[0] == sizes[1] > sizes[2], sizes)
 
-    def test_inspect_shows_what_is_readable_of_broken_weights(self):
-        whole = json.loads(run("inspect", "model", "--json")[0])
-        self.assertNotIn("error", whole)
-        size = os.path.getsize("model/model.safetensors")
-        self.assertEqual(whole["files"], [{"name": "model.safetensors", "bytes": size}])
-        shutil.copytree("model", "broken")
-        os.truncate("broken/model.safetensors", size - 100)
-        broken = json.loads(run("inspect", "broken", "--json", code=3)[0])
-        for key in ("config", "parameters", "memory"):
-            self.assertEqual(broken[key], whole[key])
-        self.assertEqual((broken["weights"], broken["files"][0]["bytes"]), (False, size - 100))
-        self.assertEqual((broken["error"]["type"], broken["error"]["code"]), ("bad_file", 3))
-        out, error = run("inspect", "broken", code=3)
-        self.assertIn(f"parameters           {whole['parameters']}\n", out)
-        self.assertIn(f"model.safetensors        {size - 100} bytes", out)
-        self.assertEqual(error, f"error: {broken['error']['message']}\n")
-
     def test_the_last_value_counts(self):
         self.assertEqual(self.count("-n", "20", "--max-tokens", "3", "-n", "2"), 2)
         self.assertEqual(self.count("-n", "20", "-n", "2", env={"MAMBA_CPP_MAX_NEW_TOKENS": "4"}), 2)
