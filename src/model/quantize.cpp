@@ -177,6 +177,7 @@ class Quantization {
     const QuantizePlan plan(result_.config, options_.type, options_.tensor_types);
     plan_tensors(weights, plan);
     plan.expect_all_used();
+    if (!options_.imatrix.empty()) check_importance();
     add_metadata(plan);
     if (options_.dry_run) return std::move(result_);
     std::vector<std::string> read = weights.files();
@@ -217,17 +218,7 @@ class Quantization {
     }
     const GgufPlace place = gguf_place(result_.config, spec.name, spec.shape);
     const QuantizePlan::Choice choice = plan.choose(spec, place.name, from.dtype);
-    const std::vector<float>* importance = nullptr;
-    const auto found = importance_.of.find(place.name);
-    if (found != importance_.of.end()) {
-      if (static_cast<int64_t>(found->second.size()) != spec.shape.back()) {
-        fail(ErrorCode::kBadFile,
-             "[{}] expected the importance of {} columns for \"{}\", got {}; it is of another "
-             "model",
-             options_.imatrix, spec.shape.back(), place.name, found->second.size());
-      }
-      if (is_quantized(choice.dtype)) importance = &found->second, ++with_importance_;
-    }
+    const std::vector<float>* importance = find_importance(place.name, spec, choice.dtype);
     TensorJob& job = jobs_.emplace_back(in_, from, place, choice.dtype, importance, threads_);
     TensorData to{place.name, choice.dtype, place.shape};
     to.fill = [this, &job, &weights, &from, name = place.name](int64_t begin, int64_t count,
@@ -239,6 +230,50 @@ class Quantization {
     add_result({place.name, place.shape, from.dtype, choice.dtype, from.bytes, count_bytes(to), 0,
                 choice.note});
     tensors_.push_back(std::move(to));
+  }
+
+  // Null where the file has none, or where it changes nothing.
+  const std::vector<float>* find_importance(const std::string& name, const ParamSpec& spec,
+                                            DType to) {
+    const auto found = importance_.of.find(name);
+    if (found == importance_.of.end()) {
+      // llama-imatrix leaves the head out, and an embedding that is no head multiplies nothing.
+      const bool may_lack = name == "output.weight" || name == "token_embd.weight";
+      if (is_quantized(to) && !may_lack) ++without_importance_;
+      return nullptr;
+    }
+    ++known_;
+    if (static_cast<int64_t>(found->second.size()) != spec.shape.back()) {
+      fail(ErrorCode::kBadFile,
+           "[{}] expected the importance of {} columns for \"{}\", got {}; it is of another model",
+           options_.imatrix, spec.shape.back(), name, found->second.size());
+    }
+    if (!is_quantized(to)) return nullptr;
+    ++with_importance_;
+    return &found->second;
+  }
+
+  // Names that are only in the importance file or only in the model tell that it is of another.
+  void check_importance() {
+    const auto entries = static_cast<int64_t>(importance_.of.size());
+    if (entries > 0 && known_ == 0) {
+      fail(ErrorCode::kBadFile,
+           "[{}] expected the importance of this model's matrices, got {} entries of which it has "
+           "none (\"{}\"); make it of this model",
+           options_.imatrix, entries, printable(importance_.of.begin()->first, 200));
+    }
+    if (entries > known_ || (without_importance_ > 0 && with_importance_ > 0)) {
+      result_.notices.push_back(
+          fmt::format("{} has {} entries that the model lacks, and none for {} of the {} matrices "
+                      "that are quantised: is it of another model?",
+                      options_.imatrix, entries - known_, without_importance_,
+                      without_importance_ + with_importance_));
+    }
+    if (with_importance_ == 0) {
+      result_.notices.push_back(
+          "no matrix of the importance file is among those that are "
+          "quantised: it changed nothing");
+    }
   }
 
   void add_zeros(const ParamSpec& conv) {
@@ -278,11 +313,6 @@ class Quantization {
       metadata_["quantize.imatrix.dataset"] = GgufValue::string(importance_.dataset);
       metadata_["quantize.imatrix.entries_count"] = GgufValue::i32(with_importance_);
       metadata_["quantize.imatrix.chunks_count"] = GgufValue::i32(importance_.chunks);
-      if (with_importance_ == 0) {
-        result_.notices.push_back(
-            "no matrix of the importance file is among those that are "
-            "quantised: it changed nothing");
-      }
     }
     if (options_.with_tokenizer) {
       add_tokenizer();
@@ -323,8 +353,10 @@ class Quantization {
   int threads_ = 1;
   std::vector<TensorJob> jobs_;
   std::vector<TensorData> tensors_;
-  std::map<DType, int64_t> elements_of_;  // bytes of each type
-  int64_t with_importance_ = 0, done_ = 0, total_ = 0;
+  std::map<DType, int64_t> elements_of_;                  // bytes of each type
+  int64_t known_ = 0;                                     // tensors that have importance
+  int64_t with_importance_ = 0, without_importance_ = 0;  // of the matrices that are quantised
+  int64_t done_ = 0, total_ = 0;
 };
 
 }  // namespace

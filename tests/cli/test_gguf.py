@@ -96,6 +96,25 @@ def check_convert():
     run("convert", "one", "one.gguf", "--to", "gguf", "--force")
 
 
+def check_importance_of_others():
+    """imatrix.gguf is of "wide", which has two layers."""
+    for layers, told in ((1, "4 entries that the model lacks, and none for 0 of the 4 matrices"),
+                         (3, "0 entries that the model lacks, and none for 3 of the 10 matrices")):
+        models.byte_model(PROGRAM, f"layers-{layers}", d_model=256, n_layer=layers)
+        (notice,) = [n for n in read_json("quantize", f"layers-{layers}", "l.gguf", "q4_0", "--imatrix",
+                                          "imatrix.gguf", "--dry-run")["notices"] if "imatrix" in n]
+        assert told in notice, notice
+    notices = read_json("quantize", "wide", "l.gguf", "q4_0", "--imatrix", "imatrix.gguf",
+                        "--dry-run")["notices"]
+    assert not notices, notices
+    models.write("others.gguf", models.gguf({"general.type": ("str", "imatrix")}, {
+        name: (0, shape, b"\0\0\x80\x3f" * shape[1])
+        for name, shape in (("blk.0.attn_q.weight.in_sum2", [1, 256]),
+                            ("blk.0.attn_q.weight.counts", [1, 1]))}))
+    told = error_of("quantize", "wide", "l.gguf", "q4_0", "--imatrix", "others.gguf", "--dry-run")
+    assert "[others.gguf]" in told and "1 entries" in told and "attn_q" in told, told
+
+
 def check_quantize():
     models.byte_model(PROGRAM, "wide", d_model=256, n_layer=2)
     plan = read_json("quantize", "wide", "w.gguf", "Q4_K_M", "--dry-run")
@@ -106,6 +125,7 @@ def check_quantize():
         assert types[f"blk.0.{name}"] == "f32", name
     assert types["blk.0.ssm_x.weight"] == "q8_0" and types["blk.0.ssm_dt.weight"] == "bf16"
     run("imatrix", "wide", "-f", "text", "-o", "imatrix.gguf", "--chunk", "64")
+    check_importance_of_others()
     errors = {}
     for kind in ("f16", "q8_0", "q6_k", "q5_k_m", "q5_0", "q5_1", "q4_k", "q4_0", "q4_1", "iq4_nl"):
         told = read_json("quantize", "wide", f"w-{kind}.gguf", kind, "--imatrix", "imatrix.gguf",
