@@ -23,6 +23,8 @@ std::string roff(const std::string& text) {
       out += "\\-";
     } else if (c == '\'') {
       out += "\\(aq";
+    } else if (c == '|') {
+      out += "|\\:";  // where a list of values may be broken
     } else if (c == '~') {
       out += "\\(ti";
     } else {

@@ -527,7 +527,7 @@ class Completion(unittest.TestCase):
         self.assertIn("mamba-130m", offers("mamba-cpp train --model-config mamba-1"))
         self.assertEqual(offers("mamba-cpp train --model-config fi"), ["file.txt"])
         # A command's name as a value of a flag is no command.
-        self.assertEqual(offers("mamba-cpp generate -m model --dtype f"), ["f32"])
+        self.assertEqual(offers("mamba-cpp generate -m model --dtype f"), ["f32", "f16"])
 
     def test_zsh(self):
         if not shutil.which("zsh"):
