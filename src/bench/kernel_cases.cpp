@@ -5,9 +5,14 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "base/rng.h"
 
 namespace mamba {
+
+namespace {
+constexpr const char* kType = "type";
+}  // namespace
 
 int64_t Shape::operator[](const std::string& name) const {
   for (const auto& [key, value] : sizes_) {
@@ -32,10 +37,32 @@ void Shape::set(const std::string& name, int64_t value) {
        name);
 }
 
+void Shape::set_type(const std::string& name) {
+  std::string names;
+  for (int type = 0; type <= static_cast<int>(DType::kIQ4_NL); ++type) {
+    const DType dtype = static_cast<DType>(type);
+    if (!is_quantized(dtype)) continue;
+    if (name == dtype_name(dtype)) return set(kType, type);
+    names += (names.empty() ? "" : ", ") + std::string(dtype_name(dtype));
+  }
+  fail(ErrorCode::kInvalidArgument, "[--shape] expected type as one of {}, got '{}'", names,
+       printable(name, 40));
+}
+
+std::string Shape::multiplies() const {
+  for (const auto& [key, value] : sizes_) {
+    if (key == kType) return "int8";
+    if (key == "bf16" && value == 1) return "bf16";
+  }
+  return "f32";
+}
+
 std::string Shape::text() const {
   std::string text;
   for (const auto& [key, value] : sizes_) {
-    text += fmt::format("{}{}={}", text.empty() ? "" : " ", key, value);
+    const std::string shown =
+        key == kType ? dtype_name(static_cast<DType>(value)) : std::to_string(value);
+    text += fmt::format("{}{}={}", text.empty() ? "" : " ", key, shown);
   }
   return text;
 }

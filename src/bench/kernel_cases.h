@@ -14,7 +14,8 @@
 
 namespace mamba {
 
-// Sizes by name, e.g. {"B", 8}, {"L", 256}. A size of 0 in a sample shape is a switch, 0 or 1.
+// Sizes by name, e.g. {"B", 8}, {"L", 256}. A size of 0 in a sample shape is a switch, 0 or 1; the
+// one named "type" is a DType of blocks.
 class Shape {
  public:
   Shape(std::initializer_list<std::pair<std::string, int64_t>> sizes) : sizes_(sizes) {}
@@ -22,7 +23,11 @@ class Shape {
   // Throws invalid_argument for a name that the kernel does not have, or a value out of range.
   void set(const std::string& name, int64_t value);
   const std::vector<std::pair<std::string, int64_t>>& sizes() const { return sizes_; }
-  // "B=8 L=256"
+  // Of the size "type" by its name, e.g. "q4_k". Throws as set() does.
+  void set_type(const std::string& name);
+  // Which multiply-adds do the work: "int8" of blocks, "bf16", "f32".
+  std::string multiplies() const;
+  // "B=8 L=256", "M=1 type=q4_k"
   std::string text() const;
 
  private:

@@ -196,22 +196,16 @@ MeasureOptions timing_of(double seconds) {
 
 double MachineLimits::read(const std::string& level) const {
   double best = 0;
-  int most = 0;
   for (const ReadRate& r : reads) {
-    if (r.level != level || r.threads < most) continue;
-    most = r.threads;
-    best = r.gb_per_s;
+    if (r.level == level) best = std::max(best, r.gb_per_s);
   }
   return best;
 }
 
 double MachineLimits::compute(const std::string& type) const {
   double best = 0;
-  int most = 0;
   for (const ComputeRate& c : computes) {
-    if (c.type != type || c.threads < most) continue;
-    most = c.threads;
-    best = c.gop_per_s;
+    if (c.type == type) best = std::max(best, c.gop_per_s);
   }
   return best;
 }

@@ -28,7 +28,8 @@ struct MachineLimits {
   std::vector<ReadRate> reads;
   std::vector<ComputeRate> computes;
 
-  // With the most threads; 0 where the CPU has no instruction for the type.
+  // The best of all numbers of threads: fewer are a limit for more as well. 0 where the CPU has no
+  // instruction for the type.
   double read(const std::string& level) const;
   double compute(const std::string& type) const;
 };

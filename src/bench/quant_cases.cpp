@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cases of products with weights in 4 and 8 bits.
+// Cases of products with weights in blocks of 4 to 8 bits.
 #include <cstring>
 #include <memory>
+#include <utility>
 
-#include "base/check.h"
 #include "base/rng.h"
 #include "bench/kernel_cases.h"
 #include "mamba/dtype.h"
@@ -11,28 +11,40 @@
 namespace mamba {
 namespace {
 
-constexpr int64_t kBlock = 32;  // elements of a block of Q4_0 and Q8_0
-
-DType type_of(const Shape& shape) {
-  const int64_t bits = shape["bits"];
-  if (bits != 4 && bits != 8) {
-    fail(ErrorCode::kInvalidArgument, "[--shape] expected bits=4 or bits=8, got {}", bits);
-  }
-  return bits == 4 ? DType::kQ4_0 : DType::kQ8_0;
-}
+DType type_of(const Shape& shape) { return static_cast<DType>(shape["type"]); }
 
 // K as asked for, in whole blocks.
-int64_t columns_of(const Shape& shape) { return (shape["K"] + kBlock - 1) / kBlock * kBlock; }
+int64_t columns_of(const Shape& shape) {
+  const int64_t block = block_elements(type_of(shape));
+  return (shape["K"] + block - 1) / block * block;
+}
 
-// (N, K) blocks of random codes, each behind a scale of 1/64 in f16.
+// Where a block has its scales in f16, in bytes; the second is -1 where there is one alone.
+std::pair<int64_t, int64_t> scales_of(DType type) {
+  switch (type) {
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+      return {0, 2};
+    case DType::kQ6_K:
+      return {block_bytes(type) - 2, -1};
+    default:
+      return {0, -1};
+  }
+}
+
+// (N, K) blocks of random codes with scales of 1/64.
 std::shared_ptr<std::vector<uint8_t>> random_blocks(DType type, int64_t N, int64_t K) {
   const uint16_t scale = 0x2400;
+  const auto [first, second] = scales_of(type);
   auto bytes =
       std::make_shared<std::vector<uint8_t>>(static_cast<size_t>(dtype_bytes(type, N * K)));
   const CounterRng rng(5);
   for (size_t i = 0; i < bytes->size(); ++i) (*bytes)[i] = static_cast<uint8_t>(rng.bits(i));
   for (size_t at = 0; at < bytes->size(); at += static_cast<size_t>(block_bytes(type))) {
-    std::memcpy(bytes->data() + at, &scale, sizeof scale);
+    std::memcpy(bytes->data() + at + first, &scale, sizeof scale);
+    if (second >= 0) std::memcpy(bytes->data() + at + second, &scale, sizeof scale);
   }
   return bytes;
 }
@@ -82,11 +94,14 @@ void build_linear_q_rows(KernelCase& c) {
 }  // namespace
 
 std::vector<KernelEntry> quant_kernel_entries() {
+  constexpr auto kSample = static_cast<int64_t>(DType::kQ8_0);
   return {
       {"linear_q_forward",
-       {{"M", 1024}, {"N", 3072}, {"K", 768}, {"bits", 8}},
+       {{"M", 1024}, {"N", 3072}, {"K", 768}, {"type", kSample}},
        build_linear_q_forward},
-      {"linear_q_rows", {{"rows", 512}, {"N", 4096}, {"K", 768}, {"bits", 8}}, build_linear_q_rows},
+      {"linear_q_rows",
+       {{"rows", 512}, {"N", 4096}, {"K", 768}, {"type", kSample}},
+       build_linear_q_rows},
   };
 }
 

@@ -45,8 +45,17 @@ Limits measure_limits(Device& device) {
   constexpr int64_t kReadBytes = int64_t{256} << 20;  // 8 times the last cache of a large core
   const std::string kernels = device.kernels().name;
   const int used = std::max(1, device.threads());
-  return {device.hardware(), false, read_rate(kernels, kReadBytes, used, 0.2),
-          compute_rate(kernels, "f32", used, 0.1).gop_per_s};
+  const auto rate = [&](const char* type) {
+    return compute_rate(kernels, type, used, 0.1).gop_per_s;
+  };
+  return {device.hardware(), false,        read_rate(kernels, kReadBytes, used, 0.2),
+          rate("f32"),       rate("bf16"), rate("int8")};
+}
+
+std::pair<std::string, double> Limits::rate(const std::string& type) const {
+  if (type == "bf16" && bf16_gop_per_s > 0) return {type, bf16_gop_per_s};
+  if (type == "int8" && int8_gop_per_s > 0) return {type, int8_gop_per_s};
+  return {"f32", f32_gflop_per_s};
 }
 
 }  // namespace mamba

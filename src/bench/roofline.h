@@ -2,6 +2,9 @@
 // The two limits that every kernel is held against, measured where it runs.
 #pragma once
 
+#include <string>
+#include <utility>
+
 #include "device/device.h"
 
 namespace mamba {
@@ -14,6 +17,11 @@ struct Limits {
   double read_gb_per_s = 0;
   // CPU: independent fused multiply-adds in registers, all threads. GPU: a large product in f32.
   double f32_gflop_per_s = 0;
+  // The same in other types; 0 where there are no instructions for it, and on a GPU.
+  double bf16_gop_per_s = 0, int8_gop_per_s = 0;
+
+  // The type whose multiply-adds limit work in `type`, and their rate: f32 where a type has none.
+  std::pair<std::string, double> rate(const std::string& type) const;
 };
 
 // Takes about half a second.

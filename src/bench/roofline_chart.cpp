@@ -25,11 +25,7 @@ RooflinePoint point_of(const KernelEntry& entry, const Shape& shape, const Model
   RooflinePoint point;
   point.name = r.name;
   point.shape = r.shape;
-  point.type = "f32";
-  for (const auto& [name, value] : shape.sizes()) {
-    if (name == "bf16" && value == 1) point.type = "bf16";
-    if (name == "bits") point.type = "int8";
-  }
+  point.type = shape.multiplies();
   point.flops = r.cost.flops;
   point.bytes = r.cost.bytes;
   point.seconds = r.time.median;
@@ -157,22 +153,37 @@ Roof roof_of(const RooflinePoint& point, const MachineLimits& limits, int thread
   return roof;
 }
 
+std::vector<Shape> kernel_shapes(const KernelEntry& entry) {
+  std::vector<Shape> shapes = {entry.sample};
+  const auto add = [&](int64_t rows, const char* name, int64_t value) {
+    Shape shape = entry.sample;
+    shape.set("M", rows);
+    shape.set(name, value);
+    if (shape.text() != entry.sample.text()) shapes.push_back(shape);
+  };
+  const std::string name = entry.name;
+  if (name == "linear_forward") {
+    for (const int64_t rows : {entry.sample["M"], int64_t{8}, int64_t{1}}) {
+      for (const int64_t bf16 : {0, 1}) add(rows, "bf16", bf16);
+    }
+  }
+  if (name == "linear_q_forward") {
+    for (const int64_t rows : {entry.sample["M"], int64_t{8}}) {
+      for (const DType type : {DType::kQ8_0, DType::kQ4_0}) add(rows, "type", int64_t(type));
+    }
+    for (const DType type : {DType::kQ8_0, DType::kQ6_K, DType::kQ5_K, DType::kQ5_1, DType::kQ5_0,
+                             DType::kQ4_K, DType::kQ4_1, DType::kQ4_0, DType::kIQ4_NL}) {
+      add(1, "type", int64_t(type));
+    }
+  }
+  return shapes;
+}
+
 std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double seconds) {
   std::vector<RooflinePoint> points;
   for (const KernelEntry& entry : kernel_entries()) {
-    points.push_back(point_of(entry, entry.sample, options, seconds));
-    const std::string name = entry.name;
-    if (name != "linear_forward" && name != "linear_q_forward") continue;
-    const bool few_bits = name == "linear_q_forward";
-    for (const int64_t rows : {entry.sample["M"], int64_t{8}, int64_t{1}}) {
-      for (const int64_t value :
-           few_bits ? std::vector<int64_t>{8, 4} : std::vector<int64_t>{0, 1}) {
-        Shape shape = entry.sample;
-        shape.set("M", rows);
-        shape.set(few_bits ? "bits" : "bf16", value);
-        if (shape.text() == entry.sample.text()) continue;  // is there
-        points.push_back(point_of(entry, shape, options, seconds));
-      }
+    for (const Shape& shape : kernel_shapes(entry)) {
+      points.push_back(point_of(entry, shape, options, seconds));
     }
   }
   return points;

@@ -26,11 +26,16 @@ struct Roof {
   std::string limit;       // "memory", "L3", "L2", "f32", ...
   double gflop_per_s = 0;  // at most, at the point's intensity
   double share = 0;        // of it that was reached
+
+  // The limit was measured too low then, or is that of other instructions than ran.
+  bool exceeded() const { return share > 1; }
 };
 Roof roof_of(const RooflinePoint& point, const MachineLimits& limits, int threads);
 
-// Every kernel at the sample shape of its benchmark, and the products of linear and linear_q for 1
-// and 8 rows too, in bf16 and in 4 bits.
+// The sample of a kernel's benchmark, and of the products of linear and linear_q also 1 and 8 rows,
+// in bf16, in 4 bits and, for 1 row, in every type of blocks.
+std::vector<Shape> kernel_shapes(const KernelEntry& entry);
+// Every kernel in these shapes.
 std::vector<RooflinePoint> kernel_points(const ModelOptions& options, double seconds);
 // Prefill of 512 tokens, and decode of 1 and of 8 sequences, of open_bench_model(model).
 std::vector<RooflinePoint> model_points(const std::string& model, const ModelOptions& options,

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -67,12 +68,27 @@ OrderedJson point_json(const RooflinePoint& p, const Roof& roof) {
           {"gb_per_s", p.gb_per_s()},
           {"limited_by", roof.limit},
           {"limit_gflop_per_s", roof.gflop_per_s},
-          {"share_of_limit", roof.share}};
+          {"share_of_limit", roof.share},
+          {"above_limit", roof.exceeded()}};
 }
 
 std::string point_text(const RooflinePoint& p, const Roof& roof) {
-  return fmt::format("{:<34} {:<40} {:>9.2f} GFLOP/s {:>8.2f} GB/s {:>5.0f} % of {}\n", p.name,
-                     p.shape, p.gflop_per_s(), p.gb_per_s(), roof.share * 100, roof.limit);
+  return fmt::format("{:<34} {:<40} {:>9.2f} GFLOP/s {:>8.2f} GB/s {:>5.0f} % of {}{}\n", p.name,
+                     p.shape, p.gflop_per_s(), p.gb_per_s(), roof.share * 100, roof.limit,
+                     roof.exceeded() ? " (!)" : "");
+}
+
+void warn_of_exceeded(const std::vector<RooflinePoint>& points, const MachineLimits& limits,
+                      int threads) {
+  const auto count = std::count_if(points.begin(), points.end(), [&](const RooflinePoint& p) {
+    return roof_of(p, limits, threads).exceeded();
+  });
+  if (count == 0) return;
+  fmt::print(stderr,
+             "warning: {} of {} lie above the limit that was measured: it is too low where other "
+             "work runs or --seconds is short, or they use instructions that are not measured "
+             "(AMX)\n",
+             count, points.size());
 }
 
 }  // namespace
@@ -119,6 +135,7 @@ int run_roofline(const RooflineFlags& flags, const std::vector<std::string>& dty
     }
   }
   const MachineLimits limits = best_of(before, measure_limits_now());
+  warn_of_exceeded(points, limits, threads);
   if (!flags.svg.empty()) {
     const std::string title =
         fmt::format("mamba-cpp {} on {}, {} threads", MAMBA_VERSION, cpu_model_name(), threads);

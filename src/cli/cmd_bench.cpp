@@ -87,8 +87,12 @@ Shape shape_of(const KernelEntry& entry, const std::string& text) {
       fail(ErrorCode::kInvalidArgument, "[--shape] expected NAME=SIZE,... as in '{}', got '{}'",
            entry.sample.text(), item);
     }
-    shape.set(item.substr(0, equals),
-              parse_int("--shape", item.substr(equals + 1), 0, int64_t{1} << 31));
+    const std::string name = item.substr(0, equals), value = item.substr(equals + 1);
+    if (name == "type") {
+      shape.set_type(value);
+    } else {
+      shape.set(name, parse_int("--shape", value, 0, int64_t{1} << 31));
+    }
     at = comma + 1;
   }
   return shape;
@@ -125,7 +129,8 @@ int run_kernel(const BenchFlags& flags) {
     const double gb = r.cost.bytes / r.time.median * 1e-9;
     const double gflop = r.cost.flops / r.time.median * 1e-9;
     const double share_read = gb / limits.read_gb_per_s;
-    const double share_flop = gflop / limits.f32_gflop_per_s;
+    const auto [type, rate] = limits.rate(shapes[i].multiplies());
+    const double share_flop = gflop / rate;
     results.push_back({{"kernel", r.name},
                        {"shape", r.shape},
                        {"device", r.device},
@@ -137,13 +142,14 @@ int run_kernel(const BenchFlags& flags) {
                        {"gb_per_s", gb},
                        {"gflop_per_s", gflop},
                        {"share_of_read", read_share_json(share_read, flags.cold)},
-                       {"share_of_f32", share_flop}});
+                       {"multiplies", type},
+                       {"share_of_rate", share_flop}});
     if (flags.output != "table") continue;
     write_output(fmt::format(
-        "{:<22} {} on {} x{}\n    {}\n    {:.2f} GB/s ({}), {:.2f} GFLOP/s ({:.0f} %), error "
+        "{:<22} {} on {} x{}\n    {}\n    {:.2f} GB/s ({}), {:.2f} GFLOP/s ({:.0f} % of {}), error "
         "{:.1e}\n",
         r.name, r.shape, r.device, r.threads, time_text(r.time), gb,
-        read_share_text(share_read, flags.cold), gflop, share_flop * 100, r.error));
+        read_share_text(share_read, flags.cold), gflop, share_flop * 100, type, r.error));
   }
   if (flags.output == "json") {
     const OrderedJson json = {{"machine", machine_json(limits)}, {"kernels", results}};
@@ -162,6 +168,7 @@ int run_model(const BenchFlags& flags) {
   const double prefill = prompt_tokens / r.prefill.median;
   const double decode = static_cast<double>(r.batch_size) / r.decode.median;
   const double prefill_gflop = prefill * r.flops_per_token * 1e-9;
+  const auto [type, rate] = limits.rate(is_quantized(r.dtype) ? "int8" : dtype_name(r.dtype));
   const double decode_gb = r.decode_bytes / r.decode.median * 1e-9;
   const double decode_share = decode_gb / limits.read_gb_per_s;
   if (flags.output == "json") {
@@ -180,7 +187,8 @@ int run_model(const BenchFlags& flags) {
          {{"time", time_json(r.prefill)},
           {"tokens_per_s", prefill},
           {"gflop_per_s", prefill_gflop},
-          {"share_of_f32", prefill_gflop / limits.f32_gflop_per_s}}},
+          {"multiplies", type},
+          {"share_of_rate", prefill_gflop / rate}}},
         {"decode",
          {{"time", time_json(r.decode)},
           {"tokens_per_s", decode},
@@ -195,11 +203,11 @@ int run_model(const BenchFlags& flags) {
   write_output(
       fmt::format("{} ({} parameters, {}{}) on {} x{}, batch {}\nprefill {:.0f} tokens/s ({} "
                   "tokens; {}; {:.1f} "
-                  "GFLOP/s, {:.0f} %)\ndecode  {:.0f} tokens/s ({}; {:.2f} GB/s, {})\n",
+                  "GFLOP/s, {:.0f} % of {})\ndecode  {:.0f} tokens/s ({}; {:.2f} GB/s, {})\n",
                   flags.model, r.parameters, bench.random ? "random weights, " : "",
                   dtype_name(r.dtype), r.device, r.threads, r.batch_size, prefill, r.prompt,
-                  time_text(r.prefill), prefill_gflop, 100 * prefill_gflop / limits.f32_gflop_per_s,
-                  decode, time_text(r.decode), decode_gb, read_share_text(decode_share, false)));
+                  time_text(r.prefill), prefill_gflop, 100 * prefill_gflop / rate, type, decode,
+                  time_text(r.decode), decode_gb, read_share_text(decode_share, false)));
   return 0;
 }
 
@@ -261,7 +269,8 @@ CommandRun add_bench(CLI::App& parent) {
   CLI::App* kernel =
       app->add_subcommand("kernel", "One kernel, or all, against the reference first");
   add_text(*kernel, "name", &f->name, "NAME", "Kernel as in kernels.def, or all")->required();
-  add_text(*kernel, "--shape", &f->shape, "SIZES", "Sizes to change, e.g. B=8,L=256");
+  add_text(*kernel, "--shape", &f->shape, "SIZES",
+           "Sizes to change, e.g. B=8,L=256 or M=1,type=q4_k");
   add_number(*kernel, "--seconds", &f->seconds, 0, 600, "Time to measure each kernel at least");
   kernel->add_flag("--cold", f->cold, "Flush the caches before each run");
   add_common(*kernel, f, false);

@@ -174,6 +174,15 @@ class BenchTest(unittest.TestCase):
         lines = bench("-p", "4,5", "-n", "0", "-o", "jsonl").splitlines()
         self.assertEqual([json.loads(line)["test"] for line in lines], ["pp4", "pp5"])
 
+    def test_kernel_of_blocks_is_held_against_multiplies_of_its_type(self):
+        out = json.loads(run("bench", "kernel", "linear_q_forward", "--shape", "M=1,N=64,type=q5_k",
+                             "--seconds", "0", "-t", "1", "--isa", "base", "-o", "json"))
+        self.assertEqual(out["kernels"][0]["shape"], "M=1 N=64 K=768 type=q5_k")
+        self.assertIn(out["kernels"][0]["multiplies"], ("int8", "f32"))
+        self.assertGreater(out["kernels"][0]["share_of_rate"], 0)
+        self.assertIn("'q3_k'", run("bench", "kernel", "linear_q_forward", "--shape", "type=q3_k",
+                                    code=2))
+
     def test_roofline(self):
         out = json.loads(run("bench", "roofline", "-m", "config.json", "--dtype", "f32", "--seconds",
                              "0", "-t", "1", "--no-kernels", "--svg", "roof.svg", "-o", "json"))
@@ -186,6 +195,7 @@ class BenchTest(unittest.TestCase):
             self.assertAlmostEqual(p["flops"] / p["seconds"] * 1e-9, p["gflop_per_s"], places=6)
             self.assertAlmostEqual(p["gflop_per_s"] / p["limit_gflop_per_s"], p["share_of_limit"],
                                    places=6)
+            self.assertEqual(p["above_limit"], p["share_of_limit"] > 1)
         page = xml.dom.minidom.parse("roof.svg")
         self.assertEqual(len(page.getElementsByTagName("rect")), 2 + 3)  # page, frame, points
 
