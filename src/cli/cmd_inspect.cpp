@@ -59,10 +59,11 @@ std::vector<TensorLine> stored_tensors(const std::string& path, const Config& co
   for (const TensorLine& t : expected_tensors(config)) {
     const TensorInfo* stored = file.find(t.name);
     if (stored == nullptr) {
-      problems.push_back(fmt::format("'{}' is missing", t.name));
+      problems.push_back(fmt::format("'{}' is missing", file.name_in_file(t.name)));
     } else if (stored->shape != t.shape) {
-      problems.push_back(fmt::format("'{}' has shape {} instead of {}", t.name,
-                                     shape_text(stored->shape), shape_text(t.shape)));
+      problems.push_back(fmt::format("'{}' has shape {} instead of {}", file.name_in_file(t.name),
+                                     shape_text(file.shape_in_file(t.name, stored->shape)),
+                                     shape_text(file.shape_in_file(t.name, t.shape))));
     } else {
       tensors.push_back({t.name, stored->dtype, stored->shape});
     }
@@ -73,13 +74,15 @@ std::vector<TensorLine> stored_tensors(const std::string& path, const Config& co
     const bool tied_head = config.tie_embeddings && t.name == "lm_head.weight";
     if (tied_head) tensors.push_back({t.name, t.dtype, t.shape});
     if (known || tied_head || !problems.empty()) continue;
-    problems.push_back(fmt::format("'{}' {} belongs to no layer", t.name, shape_text(t.shape)));
+    problems.push_back(fmt::format("'{}' {} belongs to no layer", file.name_in_file(t.name),
+                                   shape_text(file.shape_in_file(t.name, t.shape))));
   }
   if (problems.empty()) return tensors;
   fail(ErrorCode::kBadFile,
        "[inspect] expected the tensors of this configuration, got {} that differ: {}{} ({}); "
-       "config.json and weights do not belong together",
-       problems.size(), problems[0], problems.size() > 1 ? ", ..." : "", file.where());
+       "{} and weights do not belong together",
+       problems.size(), problems[0], problems.size() > 1 ? ", ..." : "", file.where(),
+       file.config_name());
 }
 
 struct FileLine {

@@ -101,6 +101,36 @@ constexpr FileKeys kFileKeys[] = {
     {"embedding_std", "initializer_range", nullptr},
 };
 
+// Behind "mamba." or "mamba2."; a field may be the quotient of two keys.
+struct GgufKey {
+  const char* field;
+  const char* key;
+  const char* divisor = nullptr;
+};
+constexpr GgufKey kGgufKeys[] = {
+    {"d_model", "embedding_length"},
+    {"n_layer", "block_count"},
+    {"d_inner", "ssm.inner_size"},
+    {"d_ssm", "ssm.inner_size"},
+    {"d_state", "ssm.state_size"},
+    {"d_conv", "ssm.conv_kernel"},
+    {"dt_rank", "ssm.time_step_rank"},
+    {"headdim", "ssm.inner_size", "ssm.time_step_rank"},
+    {"n_groups", "ssm.group_count"},
+    {"norm_groups", "ssm.group_count"},
+    {"norm_eps", "attention.layer_norm_rms_epsilon"},
+    {"bcdt_rms", "ssm.dt_b_c_rms"},
+};
+
+std::string gguf_key(const std::string& architecture, const std::string& field) {
+  for (const GgufKey& entry : kGgufKeys) {
+    if (field != entry.field) continue;
+    const std::string key = architecture + "." + entry.key;
+    return entry.divisor == nullptr ? key : key + " / " + architecture + "." + entry.divisor;
+  }
+  return field;
+}
+
 void check_choice(const std::string& name, const std::string& value,
                   std::initializer_list<std::string_view> allowed) {
   std::string list;
@@ -142,6 +172,8 @@ bool is_read(const ConfigField& field, const Config& config) {
 }
 
 std::string config_key(ConfigForm form, const std::string& field_name) {
+  if (form == ConfigForm::kGgufMamba) return gguf_key("mamba", field_name);
+  if (form == ConfigForm::kGgufMamba2) return gguf_key("mamba2", field_name);
   for (const FileKeys& keys : kFileKeys) {
     if (field_name != keys.field || form == ConfigForm::kFields) continue;
     const char* key = form == ConfigForm::kTransformers ? keys.transformers : keys.state_spaces;

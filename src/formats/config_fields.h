@@ -40,10 +40,10 @@ const ConfigField* find_config_field(const std::string& name);
 bool is_read(const ConfigField& field, const Config& config);
 
 // Where a configuration stands, and so what its reader calls the fields.
-enum class ConfigForm { kFields, kTransformers, kStateSpaces };
+enum class ConfigForm { kFields, kTransformers, kStateSpaces, kGgufMamba, kGgufMamba2 };
 
-// What config.json of this form calls the field: "conv_kernel", "d_conv"; the field's own name
-// where the form has no key for it.
+// What a file of this form calls the field: "conv_kernel", "mamba.ssm.conv_kernel"; the field's own
+// name where the form has no key for it.
 std::string config_key(ConfigForm form, const std::string& field_name);
 
 // Throws invalid_argument naming the field as `form` does, its value and the allowed ones.

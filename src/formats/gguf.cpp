@@ -168,6 +168,21 @@ void check_version(uint32_t version, const std::string& where) {
        swapped ? "make the file for this kind of machine" : "write it again with a current tool");
 }
 
+void expect_first_shard(const std::string& path, int64_t number, int64_t count) {
+  if (number != 0) {
+    fail(ErrorCode::kBadFile,
+         "[{}] expected the first of {} shards, with a name that ends in -00001-of-{:05}.gguf, "
+         "got shard {}; name the first one",
+         path, count, count, number + 1);
+  }
+  const std::string ending = fmt::format("-{:05}-of-{:05}.gguf", 1, count);
+  if (path.ends_with(ending)) return;
+  fail(ErrorCode::kBadFile,
+       "[{}] expected a name that ends in {}, as this is the first of {} shards and the others are "
+       "found by its name, got '{}'; give all of them their names NAME-0000I-of-{:05}.gguf back",
+       path, ending, count, printable(fs::path(path).filename().string(), 200), count);
+}
+
 std::string shard_path(const std::string& first, int64_t number, int64_t count) {
   const std::string ending = fmt::format("-{:05}-of-{:05}.gguf", 1, count);
   return first.substr(0, first.size() - ending.size()) +
@@ -221,13 +236,7 @@ void GgufFile::open_shards(const std::string& path) {
   const int64_t count = get_int("split.count", 0, kMaxShards, 0);
   const int64_t number = get_int("split.no", 0, kMaxShards, 0);
   if (count > 1) {
-    const std::string ending = fmt::format("-{:05}-of-{:05}.gguf", number + 1, count);
-    if (number != 0 || !path.ends_with(ending)) {
-      fail(ErrorCode::kBadFile,
-           "[{}] expected the first of {} shards, with a name that ends in -00001-of-{:05}.gguf, "
-           "got shard {}; name the first one",
-           path, count, count, number + 1);
-    }
+    expect_first_shard(path, number, count);
     GgufMetadata first = std::move(values_);  // what counts in the end
     for (int64_t i = 2; i <= count; ++i) {
       const std::string shard = shard_path(path, i, count);

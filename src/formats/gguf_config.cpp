@@ -13,6 +13,7 @@ namespace mamba {
 namespace {
 
 constexpr const char* kConfigKey = "mamba_cpp.config";
+constexpr std::string_view kConfigWhere = "[config] ";  // where check_config() sees errors
 constexpr int64_t kMaxSize = int64_t{1} << 40;
 constexpr double kFalconEps = 1e-6;  // of Falcon-Mamba's norms on B, C and dt; no key has it
 
@@ -123,9 +124,11 @@ Config from_keys(const GgufFile& file) {
 Config read_gguf_config(const GgufFile& file) {
   Config c = from_keys(file);
   try {
-    c.validate();
+    check_config(c, c.mixer == "mamba2" ? ConfigForm::kGgufMamba2 : ConfigForm::kGgufMamba);
   } catch (const Error& error) {  // here the file is at fault, not the caller
-    throw Error(ErrorCode::kBadFile, fmt::format("[{}] {}", file.where(), error.what()));
+    const std::string text = error.what();
+    const size_t begin = text.starts_with(kConfigWhere) ? kConfigWhere.size() : 0;
+    throw Error(ErrorCode::kBadFile, fmt::format("[{}] {}", file.where(), text.substr(begin)));
   }
   if (file.find_value(kConfigKey) == nullptr) return c;
   const Config own =

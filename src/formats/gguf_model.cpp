@@ -101,7 +101,7 @@ void GgufModel::add(TensorInfo tensor) {
       if (!(v < 0) || std::isinf(v)) {
         fail(ErrorCode::kBadFile,
              "[{}] expected A of \"{}\" to be negative, got {} at element {}; the file is damaged",
-             where_, printable(tensor.name, 200), v, &v - values.data());
+             where_, printable(name_in_file(tensor.name), 200), v, &v - values.data());
       }
       v = static_cast<float>(std::log(-static_cast<double>(v)));
     }
@@ -112,18 +112,41 @@ void GgufModel::add(TensorInfo tensor) {
   tensors_.push_back(std::move(tensor));
 }
 
+std::string GgufModel::name_in_file(const std::string& name) const {
+  const std::string stored = gguf_name(name);
+  return stored.empty() ? name : stored;
+}
+
+// The dimensions that our_shape() leaves out or moves.
+std::vector<int64_t> GgufModel::shape_in_file(const std::string& name,
+                                              const std::vector<int64_t>& shape) const {
+  const TensorInfo* ours = find(name);
+  const TensorInfo* stored = file_.find(name_in_file(name));
+  if (ours != nullptr && stored != nullptr && ours->shape == shape) return stored->shape;
+  return gguf_name(name).empty() ? shape : gguf_place(config_, name, shape).shape;
+}
+
+const char* GgufModel::config_name() const { return "the file's metadata"; }
+
+std::string gguf_name(const std::string& name) {
+  for (const Name& entry : kShell) {
+    if (name == entry.ours) return entry.gguf;
+  }
+  if (!name.starts_with(kOurLayer)) return "";
+  const auto [number, rest] = split_number(std::string_view(name).substr(kOurLayer.size()));
+  const std::string layer = std::string(kGgufLayer) + number;
+  for (const Name& entry : kLayer) {
+    if (rest == entry.ours) return layer + entry.gguf;
+  }
+  return rest == kDtBias2 ? layer + "ssm_dt.bias" : "";
+}
+
 GgufPlace gguf_place(const Config& config, const std::string& name,
                      const std::vector<int64_t>& shape) {
-  GgufPlace place{"", shape, false};
-  for (const Name& entry : kShell) {
-    if (name == entry.ours) place.name = entry.gguf;
-  }
+  GgufPlace place{gguf_name(name), shape, false};
+  MAMBA_CHECK(!place.name.empty());
   if (name.starts_with(kOurLayer)) {
     const auto [number, rest] = split_number(std::string_view(name).substr(kOurLayer.size()));
-    for (const Name& entry : kLayer) {
-      if (rest == entry.ours) place.name = std::string(kGgufLayer) + number + entry.gguf;
-    }
-    if (rest == kDtBias2) place.name = std::string(kGgufLayer) + number + "ssm_dt.bias";
     place.is_A = rest == "mixer.A_log";
     if (rest == "mixer.conv1d.weight") place.shape = {shape[0], shape[2]};
     if (config.mixer == "mamba2" && (place.is_A || rest == "mixer.D")) place.shape = {shape[0], 1};
@@ -131,7 +154,6 @@ GgufPlace gguf_place(const Config& config, const std::string& name,
       place.shape = {config.n_groups, config.d_inner / config.n_groups};
     }
   }
-  MAMBA_CHECK(!place.name.empty());
   return place;
 }
 

@@ -20,6 +20,10 @@ class GgufModel : public TensorTable {
   // From memory that outlives this object; `where` stands for the path in messages.
   GgufModel(const void* bytes, size_t count, const std::string& where);
   void release(const TensorInfo& tensor) const override { file_.release(tensor); }
+  std::string name_in_file(const std::string& name) const override;
+  std::vector<int64_t> shape_in_file(const std::string& name,
+                                     const std::vector<int64_t>& shape) const override;
+  const char* config_name() const override;
   const Config& config() const { return config_; }
   const GgufFile& file() const { return file_; }
 
@@ -38,6 +42,9 @@ Config read_gguf_config(const GgufFile& file);
 // "mamba_cpp.config" the whole configuration as config.json. Throws unsupported naming what these
 // architectures cannot express and the model's function depends on.
 GgufMetadata gguf_config_metadata(const Config& config);
+
+// The name in GGUF files of a tensor that transformers calls `name`; "" if there is none.
+std::string gguf_name(const std::string& name);
 
 // A tensor's name and shape in GGUF files. `name` is that of transformers.
 struct GgufPlace {

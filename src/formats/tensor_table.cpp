@@ -20,9 +20,10 @@ namespace {
 constexpr int64_t kBlockElements = 1 << 20;
 
 // Up to three names of the table that look most like `name`.
-std::string nearest(std::string_view name, const std::vector<TensorInfo>& tensors) {
-  std::vector<std::string_view> names;
-  for (const TensorInfo& t : tensors) names.push_back(t.name);
+std::string nearest(const std::string& name, const TensorTable& table) {
+  std::vector<std::string> stored;
+  for (const TensorInfo& t : table.tensors()) stored.push_back(table.name_in_file(t.name));
+  const std::vector<std::string_view> names(stored.begin(), stored.end());
   return names.empty() ? "no tensors at all" : near_names(name, names);
 }
 
@@ -131,10 +132,11 @@ const TensorInfo* TensorTable::find(std::string_view name) const {
 const TensorInfo& TensorTable::get(std::string_view name) const {
   const TensorInfo* found = find(name);
   if (found == nullptr) {
+    const std::string stored = name_in_file(std::string(name));
     fail(ErrorCode::kBadFile,
-         "[{}] expected a tensor \"{}\", found none; the nearest of {} names: {}; does config.json "
-         "belong to these weights?",
-         where_, printable(name, 200), tensors_.size(), nearest(name, tensors_));
+         "[{}] expected a tensor \"{}\", found none; the nearest of {} names: {}; do {} and the "
+         "weights belong together?",
+         where_, printable(stored, 200), tensors_.size(), nearest(stored, *this), config_name());
   }
   return *found;
 }
@@ -143,9 +145,10 @@ const TensorInfo& TensorTable::get(std::string_view name, const std::vector<int6
   const TensorInfo& tensor = get(name);
   if (tensor.shape != shape) {
     fail(ErrorCode::kBadFile,
-         "[{}] expected tensor \"{}\" of shape {}, got {}; does config.json belong to these "
-         "weights?",
-         where_, printable(name, 200), shape_text(shape), shape_text(tensor.shape));
+         "[{}] expected tensor \"{}\" of shape {}, got {}; do {} and the weights belong together?",
+         where_, printable(name_in_file(tensor.name), 200),
+         shape_text(shape_in_file(tensor.name, shape)),
+         shape_text(shape_in_file(tensor.name, tensor.shape)), config_name());
   }
   return tensor;
 }

@@ -52,6 +52,13 @@ class TensorTable {
   const TensorInfo& get(std::string_view name, const std::vector<int64_t>& shape) const;
   // The tensor's memory is not needed for now: reading it again takes it from the file.
   virtual void release(const TensorInfo&) const {}
+  // What messages call a tensor, its shape as it is stored, and where the configuration stands.
+  virtual std::string name_in_file(const std::string& name) const { return name; }
+  virtual std::vector<int64_t> shape_in_file(const std::string& /*name*/,
+                                             const std::vector<int64_t>& shape) const {
+    return shape;
+  }
+  virtual const char* config_name() const { return "config.json"; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::string& where() const { return where_; }  // the path, for messages
 

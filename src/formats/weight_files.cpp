@@ -76,6 +76,20 @@ void WeightFiles::release(const TensorInfo& tensor) const {
   for (const std::unique_ptr<TensorTable>& shard : shards_) shard->release(tensor);
 }
 
+// All shards are of one form.
+std::string WeightFiles::name_in_file(const std::string& name) const {
+  return shards_.empty() ? name : shards_[0]->name_in_file(name);
+}
+
+std::vector<int64_t> WeightFiles::shape_in_file(const std::string& name,
+                                                const std::vector<int64_t>& shape) const {
+  return shards_.empty() ? shape : shards_[0]->shape_in_file(name, shape);
+}
+
+const char* WeightFiles::config_name() const {
+  return shards_.empty() ? TensorTable::config_name() : shards_[0]->config_name();
+}
+
 void WeightFiles::rename_embedding() {
   constexpr const char* kTransformers = "backbone.embeddings.weight";
   constexpr const char* kStateSpaces = "backbone.embedding.weight";

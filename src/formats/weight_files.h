@@ -19,6 +19,10 @@ class WeightFiles : public TensorTable {
   explicit WeightFiles(const std::string& path);
   const std::vector<std::string>& files() const { return files_; }  // paths, in order of name
   void release(const TensorInfo& tensor) const override;
+  std::string name_in_file(const std::string& name) const override;
+  std::vector<int64_t> shape_in_file(const std::string& name,
+                                     const std::vector<int64_t>& shape) const override;
+  const char* config_name() const override;
   // True if the files have the names of the state-spaces package ("backbone.embedding.weight").
   bool has_state_spaces_names() const { return state_spaces_names_; }
 

@@ -43,17 +43,19 @@ void check_tensors(const TensorTable& table, const Config& config) {
         dtype != DType::kF16 && !is_quantized(dtype)) {
       fail(ErrorCode::kUnsupported,
            "[{}] expected tensor \"{}\" as f32, bf16, f16 or f64, got {}; convert the model",
-           table.where(), printable(spec.name, 200), dtype_name(dtype));
+           table.where(), printable(table.name_in_file(spec.name), 200), dtype_name(dtype));
     }
     known.insert(spec.name);
   }
   if (config.tie_embeddings) known.insert(kHead);
   for (const TensorInfo& tensor : table.tensors()) {
     if (known.count(tensor.name) != 0) continue;
+    const std::string stored = table.name_in_file(tensor.name);
     fail(ErrorCode::kBadFile,
-         "[{}] expected the {} tensors of this configuration, got also '{}' {}; config.json and "
-         "weights do not belong together, or it is a variant that this version does not know",
-         table.where(), known.size(), printable(tensor.name, 200), shape_text(tensor.shape));
+         "[{}] expected the {} tensors of this configuration, got also '{}' {}; {} and weights do "
+         "not belong together, or it is a variant that this version does not know",
+         table.where(), known.size(), printable(stored, 200),
+         shape_text(table.shape_in_file(tensor.name, tensor.shape)), table.config_name());
   }
   if (config.tie_embeddings) check_tied_head(table);
 }

@@ -60,7 +60,7 @@ Regex::Regex(const std::string& pattern, const std::string& where)
                               &error, &offset, nullptr);
   if (code_->code == nullptr) {
     fail(ErrorCode::kBadFile,
-         "[{}] expected a regular expression, got '{}' ({} at byte {}); correct the file", where,
+         "[{}] expected a regular expression, got '{}' ({} at byte {}); correct it", where,
          printable(pattern), message_of(error), offset);
   }
   pcre2_jit_compile(code_->code, PCRE2_JIT_COMPLETE);  // where it fails, matching interprets
