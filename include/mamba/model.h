@@ -23,6 +23,9 @@ struct ModelOptions {
   // Of the weight matrices: kF32, kBF16 (and products of bf16), kF16 (exact products in f32), or a
   // type of blocks, to which they are quantised. Those of a file in bf16 or f16 stay in 16 bits.
   DType dtype = DType::kF32;
+  // Matrices that a file has in blocks become `dtype`, if that is no type of blocks; else they
+  // stay.
+  bool dequantize = false;
   DType state_dtype = DType::kF32;  // kF32 or kBF16: type of the states that new_state makes
   // Told what a config file says that changes nothing here, or that is read otherwise elsewhere.
   std::function<void(const std::string&)> on_warning = {};

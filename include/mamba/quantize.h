@@ -23,6 +23,13 @@ struct QuantizeOptions {
   // A regular expression over names as GGUF has them ("blk\\.0\\.ssm_in"; found anywhere in a
   // name), and the type of the matrices that match. The last match counts.
   std::vector<std::pair<std::string, std::string>> tensor_types;
+  // The type of the head (or the embedding that it shares) and of the embedding, before
+  // tensor_types; "": as `type` says.
+  std::string head_type, embedding_type;
+  bool pure = false;        // every matrix in `type`, also those that are better off with more bits
+  bool leave_head = false;  // the head, or the embedding that it shares, as it is stored
+  // No notice that matrices in blocks are quantised for a second time.
+  bool allow_requantize = false;
   bool with_tokenizer = true;
   bool dry_run = false;         // the sizes alone: nothing is written
   bool replace = false;         // a file that is there

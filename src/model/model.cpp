@@ -81,7 +81,8 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
     for (const std::string& warning : warnings) options.on_warning(warning);
   }
   std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
-  const std::vector<DType> kept = load_weights(*network, folder, true, {}, options.dtype);
+  const std::vector<DType> kept =
+      load_weights(*network, folder, true, {}, options.dtype, options.dequantize);
   if (!kept.empty() && options.on_warning && options.dtype != DType::kF32) {
     std::string types;
     for (const DType type : kept)

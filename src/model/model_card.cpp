@@ -5,9 +5,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <fstream>
+#include <sstream>
 #include <string_view>
+
+#include "formats/gguf.h"
 
 namespace mamba {
 namespace {
@@ -119,7 +123,55 @@ bool is_narrower(DType type, DType than) {
   return block_bytes(type) * block_elements(than) < block_bytes(than) * block_elements(type);
 }
 
-std::string carried_facts(const std::string& model, Descent descent) {
+namespace {
+
+struct LicenseKey {
+  const char *card, *gguf;
+};
+constexpr LicenseKey kLicenseKeys[] = {{"license", "general.license"},
+                                       {"license_name", "general.license.name"},
+                                       {"license_link", "general.license.link"}};
+
+// Plain words as they are, others in quotes.
+std::string yaml_word(const std::string& value) {
+  const bool plain = std::all_of(value.begin(), value.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '-' || c == '.' || c == '_';
+  });
+  return plain ? value : quoted(value);
+}
+
+// The value of "key: value", without quotes and a comment.
+std::string yaml_value(const std::string& line) {
+  size_t begin = line.find_first_not_of(" \t", line.find(':') + 1);
+  if (begin == std::string::npos) return "";
+  const char quote = line[begin];
+  if (quote == '"' || quote == '\'') {
+    const size_t end = line.find(quote, begin + 1);
+    return end == std::string::npos ? "" : line.substr(begin + 1, end - begin - 1);
+  }
+  std::string value = line.substr(begin, line.find(" #", begin) - begin);
+  while (value.ends_with(' ')) value.pop_back();
+  return value;
+}
+
+bool has_key(const std::string& block, const std::string& key) {
+  return block.starts_with(key + ":") || block.find("\n" + key + ":") != std::string::npos;
+}
+
+// The license that the metadata of a GGUF file name, as lines of a card.
+std::string license_of_file(const std::string& model) {
+  if (!is_gguf_file(model)) return "";
+  const GgufFile file(model);
+  std::string lines;
+  for (const LicenseKey& key : kLicenseKeys) {
+    const GgufValue* value = file.find_value(key.gguf);
+    if (value == nullptr || value->type != GgufType::kString || value->text.empty()) continue;
+    lines += fmt::format("{}: {}\n", key.card, yaml_word(value->text));
+  }
+  return lines;
+}
+
+std::string facts_of_card(const std::string& model, Descent descent) {
   std::ifstream in(card_of(model), std::ios::binary);
   std::string line, carried;
   // Editors of other systems begin a file with a mark, and end lines with a carriage return.
@@ -139,6 +191,25 @@ std::string carried_facts(const std::string& model, Descent descent) {
     if (keep) carried += line + "\n";
   }
   return in ? carried : "";  // a block without an end is none
+}
+
+}  // namespace
+
+std::string carried_facts(const std::string& model, Descent descent) {
+  const std::string facts = facts_of_card(model, descent);
+  return has_key(facts, "license") ? facts : license_of_file(model) + facts;
+}
+
+std::map<std::string, std::string> license_metadata(const std::string& model) {
+  std::map<std::string, std::string> found;
+  std::istringstream lines(carried_facts(model, Descent::kTrained));
+  for (std::string line; std::getline(lines, line);) {
+    for (const LicenseKey& key : kLicenseKeys) {
+      const std::string value = has_key(line, key.card) ? yaml_value(line) : "";
+      if (!value.empty()) found[key.gguf] = value;
+    }
+  }
+  return found;
 }
 
 }  // namespace mamba

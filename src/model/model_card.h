@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -45,9 +46,13 @@ bool is_narrower(DType type, DType than);
 
 // The lines of the front matter of a model's card that stay true of what is made from it: license
 // and language, unless it was trained what it was trained on, and results of the same weights. The
-// card is README.md of a folder; beside a file X.gguf it is X.md, or else README.md. Empty without
-// one.
+// card is README.md of a folder; beside a file X.gguf it is X.md, or else README.md. Where it names
+// no license, that of the file's metadata counts. Empty without all of them.
 std::string carried_facts(const std::string& model, Descent descent);
+
+// What carried_facts says of the license, by keys of GGUF: "general.license", and its name and
+// link.
+std::map<std::string, std::string> license_metadata(const std::string& model);
 
 // The name under which a card speaks of a path: the last part of it, of a checkpoint with its
 // run's.

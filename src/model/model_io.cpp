@@ -69,7 +69,7 @@ void write_flat(const float* values, int64_t count, Buf flat) {
 }
 
 std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
-                                const VocabularyGrowth& growth, DType wanted) {
+                                const VocabularyGrowth& growth, DType wanted, bool dequantize) {
   const WeightFiles files(path);
   Config stored = network.config();
   if (growth.rows > 0) stored.vocab_size = growth.rows;
@@ -82,10 +82,10 @@ std::vector<DType> load_weights(Network& network, const std::string& path, bool 
     const TensorInfo& tensor = files.get(spec.name);
     CBuf data(tensor.data, tensor.dtype);
     const uintptr_t misplaced = reinterpret_cast<uintptr_t>(tensor.data) % 4;
-    const bool as_is = is_quantized(tensor.dtype) ||
-                       ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16 ||
-                         tensor.dtype == DType::kF16) &&
-                        misplaced == 0);
+    const bool stays = is_quantized(tensor.dtype) && (!dequantize || is_quantized(wanted));
+    const bool as_is = stays || ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16 ||
+                                  tensor.dtype == DType::kF16) &&
+                                 misplaced == 0);
     if (grows || !as_is) {
       values.resize(static_cast<size_t>(spec.count));
       read_to_f32(tensor, values.data());

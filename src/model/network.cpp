@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <numeric>
 
@@ -298,6 +299,11 @@ const std::string& Network::fingerprint() const {
     for (size_t i = 0; i < weights_.size(); ++i) {
       const ParamSpec& spec = table_.specs()[i];
       h = hash_bytes(spec.name.data(), static_cast<int64_t>(spec.name.size()), h);
+      // Products with blocks round their inputs.
+      if (packed_[i] != nullptr && is_quantized(packed_[i]->dtype)) {
+        const char* type = dtype_name(packed_[i]->dtype);
+        h = hash_bytes(type, static_cast<int64_t>(std::strlen(type)), h);
+      }
       const int64_t width = spec.count / spec.shape[0];
       const int64_t block = std::max<int64_t>(1, kHashBlock / width);
       for (int64_t row = 0; row < spec.shape[0]; row += block) {

@@ -2,6 +2,7 @@
 // Models to GGUF files: tensor by tensor from mapped files, blocks of a matrix on all threads.
 #include "mamba/quantize.h"
 
+#include <fmt/ranges.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -174,10 +176,11 @@ class Quantization {
   QuantizeResult run() {
     const WeightFiles weights(in_);
     check_tensors(weights, result_.config);
-    const QuantizePlan plan(result_.config, options_.type, options_.tensor_types);
+    const QuantizePlan plan(result_.config, options_);
     plan_tensors(weights, plan);
     plan.expect_all_used();
     if (!options_.imatrix.empty()) check_importance();
+    notice_requantized();
     add_metadata(plan);
     if (options_.dry_run) return std::move(result_);
     std::vector<std::string> read = weights.files();
@@ -214,7 +217,8 @@ class Quantization {
     if (from.dtype == DType::kI64 || from.dtype == DType::kI32 || from.dtype == DType::kU8) {
       fail(ErrorCode::kUnsupported,
            "[{}] expected tensor \"{}\" of a floating type or in blocks, got {}; convert the model",
-           weights.where(), printable(from.name, 200), dtype_name(from.dtype));
+           weights.where(), printable(weights.name_in_file(from.name), 200),
+           dtype_name(from.dtype));
     }
     const GgufPlace place = gguf_place(result_.config, spec.name, spec.shape);
     const QuantizePlan::Choice choice = plan.choose(spec, place.name, from.dtype);
@@ -294,6 +298,21 @@ class Quantization {
     result_.tensors.push_back(std::move(tensor));
   }
 
+  // Rounding what was rounded before adds both errors up.
+  void notice_requantized() {
+    std::set<std::string> types;
+    for (const QuantizedTensor& t : result_.tensors) {
+      if (is_quantized(t.from) && is_quantized(t.to) && t.from != t.to) {
+        types.insert(dtype_name(t.from));
+      }
+    }
+    if (types.empty() || options_.allow_requantize) return;
+    result_.notices.push_back(fmt::format(
+        "matrices in {} are quantised for a second time and both errors add up; take the model "
+        "that the file was made of if you have it (--allow-requantize: no such note)",
+        fmt::join(types, ", ")));
+  }
+
   void report(int64_t count, const std::string& tensor) {
     done_ += count;
     if (options_.progress && !options_.progress(done_, total_, tensor)) {
@@ -306,6 +325,9 @@ class Quantization {
         std::max_element(elements_of_.begin(), elements_of_.end(),
                          [](const auto& a, const auto& b) { return a.second < b.second; });
     metadata_["general.name"] = GgufValue::string(card_name(in_));
+    for (const auto& [key, value] : license_metadata(in_)) {
+      metadata_[key] = GgufValue::string(value);
+    }
     metadata_["general.file_type"] = GgufValue::u32(plan.file_type(most->first));
     metadata_["general.quantization_version"] = GgufValue::u32(2);
     if (!options_.imatrix.empty()) {

@@ -61,13 +61,9 @@ const Named& type_named(const std::string& name, const char* where, bool mixes) 
 
 bool ends_with(const std::string& name, const char* ending) { return name.ends_with(ending); }
 
-Regex compile(const std::string& pattern) {
-  try {
-    return Regex(pattern, "--tensor-type");
-  } catch (const Error& error) {  // no file is at fault here
-    throw Error(ErrorCode::kInvalidArgument, error.what());
-  }
-}
+// Anchored, as the names that these flags stand for are.
+constexpr const char* kHead = "^output\\.weight$";
+constexpr const char* kEmbedding = "^token_embd\\.weight$";
 
 }  // namespace
 
@@ -77,16 +73,31 @@ std::vector<std::string> quantize_types() {
   return names;
 }
 
-QuantizePlan::QuantizePlan(const Config& config, const std::string& type,
-                           const std::vector<std::pair<std::string, std::string>>& rules)
-    : config_(config), name_(lower(type)) {
-  if (!type.empty()) {
-    const Named& named = type_named(type, "quantize", true);
+QuantizePlan::QuantizePlan(const Config& config, const QuantizeOptions& options)
+    : config_(config),
+      pure_(options.pure),
+      leave_head_(options.leave_head),
+      name_(lower(options.type)) {
+  if (!options.type.empty()) {
+    const Named& named = type_named(options.type, "quantize", true);
     type_ = named.dtype;
     mixed_ = named.mixed;
   }
-  for (const auto& [pattern, to] : rules) {
-    rules_.push_back({pattern, compile(pattern), type_named(to, "--tensor-type", false).dtype});
+  if (!options.embedding_type.empty()) {
+    add_rule("--token-embedding-type", kEmbedding, options.embedding_type);
+  }
+  if (!options.head_type.empty()) {
+    add_rule("--output-tensor-type", config.tie_embeddings ? kEmbedding : kHead, options.head_type);
+  }
+  for (const auto& [pattern, to] : options.tensor_types) add_rule("--tensor-type", pattern, to);
+}
+
+void QuantizePlan::add_rule(const char* flag, const std::string& pattern, const std::string& type) {
+  const DType dtype = type_named(type, flag, false).dtype;
+  try {
+    rules_.push_back({flag, pattern, Regex(pattern, flag), dtype});
+  } catch (const Error& error) {  // no file is at fault here
+    throw Error(ErrorCode::kInvalidArgument, error.what());
   }
 }
 
@@ -106,8 +117,12 @@ DType QuantizePlan::wanted(const ParamSpec& spec, const std::string& name, DType
     rule->used = true;
     return rule->dtype;
   }
-  if (!type_) return stored == DType::kF64 ? DType::kF32 : stored;
-  if (!is_quantized(*type_)) return *type_;
+  const DType kept = stored == DType::kF64 ? DType::kF32 : stored;
+  if (!type_ ||
+      (leave_head_ && name == (config_.tie_embeddings ? "token_embd.weight" : "output.weight"))) {
+    return kept;
+  }
+  if (pure_ || !is_quantized(*type_)) return *type_;
   const DType type = matrix_type(config_, spec, *type_);
   return type == *type_ ? layer_type(name) : type;
 }
@@ -126,9 +141,9 @@ void QuantizePlan::expect_all_used() const {
   for (const Rule& rule : rules_) {
     if (rule.used) continue;
     fail(ErrorCode::kInvalidArgument,
-         "[--tensor-type] expected an expression that matches a matrix, such as "
-         "blk\\.0\\.ssm_in, got '{}', which matches none or none that a later one leaves",
-         printable(rule.text));
+         "[{}] expected an expression that matches a matrix, such as blk\\.0\\.ssm_in, got '{}', "
+         "which matches none or none that a later one leaves; correct it or leave it out",
+         rule.flag, printable(rule.text));
   }
 }
 

@@ -4,11 +4,11 @@
 
 #include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "mamba/config.h"
 #include "mamba/dtype.h"
+#include "mamba/quantize.h"
 #include "model/params.h"
 #include "tokenizer/regex.h"
 
@@ -16,10 +16,8 @@ namespace mamba {
 
 class QuantizePlan {
  public:
-  // `type` and `rules` as QuantizeOptions has them; throws invalid_argument for what they do not
-  // allow.
-  QuantizePlan(const Config& config, const std::string& type,
-               const std::vector<std::pair<std::string, std::string>>& rules);
+  // Throws invalid_argument for options that name no type or no regular expression.
+  QuantizePlan(const Config& config, const QuantizeOptions& options);
 
   struct Choice {
     DType dtype;
@@ -34,17 +32,19 @@ class QuantizePlan {
 
  private:
   struct Rule {
-    std::string text;
+    std::string flag, text;
     Regex regex;
     DType dtype;
     mutable bool used = false;
   };
   DType wanted(const ParamSpec& spec, const std::string& name, DType stored) const;
   DType layer_type(const std::string& name) const;
+  void add_rule(const char* flag, const std::string& pattern, const std::string& type);
 
   Config config_;
   std::optional<DType> type_;  // none: as stored
   bool mixed_ = false;         // the ending _m
+  bool pure_ = false, leave_head_ = false;
   std::string name_;
   std::vector<Rule> rules_;
 };
