@@ -31,6 +31,7 @@ namespace mamba::cli {
 namespace {
 
 std::atomic<bool> g_interrupted{false};
+Written g_written = Written::kNothing;
 static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
 
 extern "C" void on_interrupt(int) { g_interrupted.store(true); }
@@ -140,6 +141,20 @@ CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* valu
       ->type_name(type_name);
 }
 
+CLI::Option* add_list(CLI::App& app, const std::string& flags, std::string* value,
+                      const std::string& type_name, const std::string& help) {
+  return app
+      .add_option_function<std::vector<std::string>>(
+          flags,
+          [=](const std::vector<std::string>& parts) {
+            *value = fmt::format("{}", fmt::join(parts, ","));
+          },
+          help)
+      ->type_name(type_name)
+      ->allow_extra_args(false)
+      ->default_str(*value);
+}
+
 namespace {
 
 constexpr DType kWeightTypes[] = {DType::kF32,  DType::kBF16, DType::kF16,  DType::kQ8_0,
@@ -161,8 +176,14 @@ DType weight_dtype_of(const std::string& name) {
   return DType::kF32;
 }
 
+void add_gpu_layers(CLI::App& app) {
+  add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
+                     "all layers run on one device, the processor unless --device says another",
+                     "0");
+}
+
 void add_without_effect(CLI::App& app, const std::string& flags, const std::string& type_name,
-                        const std::string& why) {
+                        const std::string& why, const std::string& silent) {
   const std::string name = long_name(flags);
   const auto warn = [=] {
     std::fprintf(stderr, "warning: [%s] changes nothing here: %s\n", name.c_str(), why.c_str());
@@ -172,7 +193,11 @@ void add_without_effect(CLI::App& app, const std::string& flags, const std::stri
     app.add_flag_callback(flags, warn, help);
   } else {
     app.add_option_function<std::string>(
-           flags, [=](const std::string&) { warn(); }, help)
+           flags,
+           [=](const std::string& value) {
+             if (silent.empty() || value != silent) warn();
+           },
+           help)
         ->type_name(type_name);
   }
 }
@@ -186,7 +211,8 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
   if (with_dtype) {
     add_choice(app, "--dtype", &options->dtype, weight_dtypes(),
                "Type of the weight matrices and their products; in 4 to 8 bits they are quantised "
-               "on loading");
+               "on loading. Not given: blocks of a file stay as they are")
+        ->each([options](const std::string&) { options->dtype_given = true; });
   }
   app.add_option_function<std::string>(
          "--device,--device-map",
@@ -204,8 +230,7 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
       ->type_name("cpu|cuda|cuda:N");
   app.add_flag("--list-devices", options->list_devices,
                "List what this machine can run on, and end");
-  add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
-                     "this version runs on the processor alone");
+  add_gpu_layers(app);
 }
 
 void add_state_dtype(CLI::App& app, RunOptions* options) {
@@ -228,6 +253,7 @@ ModelOptions model_options(const RunOptions& options) {
                                          : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
   model.dtype = weight_dtype_of(options.dtype);
+  model.dequantize = options.dtype_given;
   if (options.pin && !pin_threads(model.threads)) {
     std::fprintf(stderr, "warning: threads are not pinned: fewer cores, or OpenMP binds them\n");
   }
@@ -308,7 +334,16 @@ std::vector<Example> examples_of(const CLI::App& app) {
   return examples;
 }
 
+Written written_output() { return g_written; }
+
+void write_json_line(std::string_view line) {
+  const bool lines = g_written != Written::kText;
+  write_output(line);
+  if (lines) g_written = Written::kJsonLines;
+}
+
 void write_output(std::string_view text) {
+  if (!text.empty()) g_written = Written::kText;
   // Not through stdio, which loses its place when Ctrl-C interrupts a write to a slow reader.
   for (size_t done = 0; done < text.size();) {
     const ssize_t written = ::write(STDOUT_FILENO, text.data() + done, text.size() - done);

@@ -31,6 +31,10 @@ CLI::Option* add_choice(CLI::App& app, const std::string& flags, std::string* va
 CLI::Option* add_text(CLI::App& app, const std::string& flags, std::string* value,
                       const std::string& type_name, const std::string& help);
 
+// A list with commas that adds up over the times that the flag is given, in the place of *value.
+CLI::Option* add_list(CLI::App& app, const std::string& flags, std::string* value,
+                      const std::string& type_name, const std::string& help);
+
 // A whole number in [low, high] or invalid_argument; `flag` is named in the message.
 int64_t parse_int(const std::string& flag, const std::string& text, int64_t low, int64_t high);
 // "1,2,3" or "1, 2, 3" as numbers in [low, high]; an empty list is refused.
@@ -38,9 +42,11 @@ std::vector<int64_t> parse_int_list(const std::string& flag, const std::string& 
                                     int64_t high);
 
 // A flag of other programs that has nothing to change here: it is taken, with one warning that says
-// `why`.
+// `why`. For the value `silent` there is none.
 void add_without_effect(CLI::App& app, const std::string& flags, const std::string& type_name,
-                        const std::string& why);
+                        const std::string& why, const std::string& silent = "");
+// That of llama.cpp which says how many layers go to a GPU.
+void add_gpu_layers(CLI::App& app);
 
 inline constexpr const char* kNoMicroBatches = "prompts are read in pieces of a size of their own";
 inline constexpr const char* kNoContext = "a state has no limit of tokens";
@@ -54,6 +60,7 @@ struct RunOptions {
   bool pin = false;
   bool list_devices = false;   // answered before the command runs
   std::string device = "cpu";  // or "cuda", "cuda:N"
+  bool dtype_given = false;    // then blocks of a file become dtype too
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
@@ -85,6 +92,11 @@ std::vector<Example> examples_of(const CLI::App& app);
 struct OutputClosed {};
 // Writes to standard output, unbuffered. Throws OutputClosed, or io when the disk is full.
 void write_output(std::string_view text);
+// The same for one line that is a JSON document of its own.
+void write_json_line(std::string_view line);
+// What is on standard output so far.
+enum class Written : uint8_t { kNothing, kJsonLines, kText };
+Written written_output();
 // Reads up to `count` bytes; fewer only at the end of the file or on an error (std::ferror, errno).
 // Throws cancelled once Ctrl-C was pressed.
 size_t read_block(std::FILE* file, char* out, size_t count);

@@ -100,6 +100,43 @@ std::string csv_line(const OrderedJson& json, bool header) {
   return fmt::format("{}\n", fmt::join(cells, ","));
 }
 
+// A name as SQL quotes texts; NULL for what is not known.
+std::string sql_value(const OrderedJson& value) {
+  if (value.is_null()) return "NULL";
+  if (!value.is_string())
+    return value.is_boolean() ? (value.get<bool>() ? "1" : "0") : value.dump();
+  std::string text = value.get<std::string>();
+  for (size_t at = 0; (at = text.find('\'', at)) != std::string::npos; at += 2) {
+    text.insert(at, 1, '\'');
+  }
+  return "'" + text + "'";
+}
+
+constexpr const char* kSqlTable = "llama_bench";  // the name that tools for llama-bench read
+
+std::string sql_table(const OrderedJson& json) {
+  std::vector<std::string> columns;
+  for (const auto& [key, value] : json.items()) {
+    const bool text = value.is_string();
+    columns.push_back(fmt::format("  {} {}", key,
+                                  text                      ? "TEXT"
+                                  : value.is_number_float() ? "REAL"
+                                                            : "INTEGER"));
+  }
+  return fmt::format("CREATE TABLE IF NOT EXISTS {} (\n{}\n);\n\n", kSqlTable,
+                     fmt::join(columns, ",\n"));
+}
+
+std::string sql_insert(const OrderedJson& json) {
+  std::vector<std::string> keys, values;
+  for (const auto& [key, value] : json.items()) {
+    keys.push_back(key);
+    values.push_back(sql_value(value));
+  }
+  return fmt::format("INSERT INTO {} ({}) VALUES ({});\n", kSqlTable, fmt::join(keys, ", "),
+                     fmt::join(values, ", "));
+}
+
 std::string json_item(const BenchRow& row, int indent) {
   return fields(row, true).dump(indent, ' ', false, OrderedJson::error_handler_t::replace);
 }
@@ -150,6 +187,7 @@ std::string memory_row(const BenchRow& row) {
 std::string BenchReport::begin() const {
   if (format_ == "md") return kTableHead;
   if (format_ == "csv") return csv_line(fields(BenchRow(), false), true);
+  if (format_ == "sql") return sql_table(fields(BenchRow(), false));
   return format_ == "json" ? "[" : "";
 }
 
@@ -166,12 +204,16 @@ std::string BenchReport::row(const BenchRow& row) {
   }
   if (format_ == "md") return table_row(row);
   if (format_ == "csv") return csv_line(fields(row, false), false);
+  if (format_ == "sql") return sql_insert(fields(row, false));
+  if (format_ == "none") return "";
   if (format_ == "jsonl") return json_item(row, -1) + "\n";
   return (rows_ > 1 ? ",\n" : "\n") + json_item(row, 2);
 }
 
-std::string BenchReport::end() {
-  if (format_ == "json") return "\n]\n";
+std::string BenchReport::end(const std::string& error) {
+  if (format_ == "json") {
+    return error.empty() ? "\n]\n" : fmt::format("{}\n{}]\n", rows_ > 0 ? "," : "", error);
+  }
   if (format_ != "md") return "";
   std::string text = kMemoryHead;
   for (const BenchRow& row : models_) text += memory_row(row);

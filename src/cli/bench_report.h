@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of `mamba-cpp bench` as a Markdown table, CSV, JSON or JSON lines, with llama-bench's
+// Rows of `mamba-cpp bench` as a Markdown table, CSV, JSON, JSON lines or SQL, with llama-bench's
 // columns and field names and a few more.
 #pragma once
 
@@ -26,12 +26,13 @@ struct BenchRow {
 
 class BenchReport {
  public:
-  // md, csv, json or jsonl.
+  // md, csv, json, jsonl or sql; "none" prints nothing.
   explicit BenchReport(std::string format) : format_(std::move(format)) {}
   // What is to be printed for a row, in the order of calls; begin() first, end() last.
   std::string begin() const;
   std::string row(const BenchRow& row);
-  std::string end();
+  // `error`: an object that takes the place of the rows that did not come; "": there is none.
+  std::string end(const std::string& error = "");
 
  private:
   std::string format_;

@@ -111,7 +111,7 @@ void add_roofline_options(CLI::App& app, RooflineFlags* f, const CLI::Option& dt
 int run_roofline(const RooflineFlags& flags, const std::vector<std::string>& dtypes) {
   const std::vector<std::string> types = dtype_list(flags.dtypes, dtypes);
   std::vector<std::string> models;
-  if (flags.models != "none") models = model_list(flags.models);
+  if (flags.models != "none") models = model_list({flags.models});
   for (const std::string& model : models) load_config(model);  // wrong names before the work
   if (!flags.svg.empty()) expect_writable(flags.svg);
   const ModelOptions options = model_options(flags.run);

@@ -6,12 +6,17 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdio>
 #include <filesystem>
+#include <thread>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "bench/bench.h"
 #include "bench/speed.h"
 #include "cli/bench_report.h"
+#include "cli/error_report.h"
 #include "cli/number_lists.h"
 #include "formats/hf_config.h"
 #include "model/network.h"
@@ -29,6 +34,13 @@ struct Grid {
   std::vector<std::string> train_dtypes;  // those of dtypes that have training
 
   bool has_inference() const { return !prompt.empty() || !gen.empty() || !prompt_gen.empty(); }
+
+  size_t tests() const {
+    const size_t inference = (prompt.size() + gen.size() + prompt_gen.size()) * depth.size() *
+                             batch.size() * ubatch.size() * sequences.size();
+    return models.size() * threads.size() *
+           (dtypes.size() * inference + train_dtypes.size() * train.size());
+  }
 };
 
 // There are no training steps in types of blocks: their rows are left out where others remain.
@@ -74,7 +86,10 @@ Grid grid_of(const SpeedFlags& f, const std::vector<std::string>& dtypes) {
 class SpeedCommand {
  public:
   SpeedCommand(const SpeedFlags& flags, const std::vector<std::string>& dtypes)
-      : flags_(flags), grid_(grid_of(flags, dtypes)), report_(flags.output) {
+      : flags_(flags),
+        grid_(grid_of(flags, dtypes)),
+        report_(flags.output),
+        report_err_(flags.output_err) {
     options_.repetitions = flags.repetitions;
     options_.warm_up = !flags.no_warm_up;
     options_.poll = [] {
@@ -84,32 +99,76 @@ class SpeedCommand {
 
   int run() {
     catch_interrupt();
-    bool begun = false;
     try {
-      run_grid(&begun);
+      run_grid();
+    } catch (const Error& error) {
+      if (begun_)
+        end(flags_.json ? json_text(error_json(error)) : "");  // what there is stays readable
+      throw;
     } catch (...) {
-      if (begun) write_output(report_.end());  // what was measured stays readable
+      if (begun_) end("");
       throw;
     }
-    write_output(report_.end());
+    end("");
     return 0;
   }
 
  private:
-  void run_grid(bool* begun) {
+  void run_grid() {
     for (const std::string& path : grid_.models) {
       for (const std::string& dtype : grid_.dtypes) {
         for (const int64_t threads : grid_.threads) {
-          const RunOptions run = {flags_.isa, threads, dtype, flags_.state_dtype};
-          const auto begin = [&] {  // once the first model is there: an error prints nothing else
-            if (!*begun) write_output(report_.begin());
-            *begun = true;
-          };
-          run_inference(path, run, begin);
-          run_training(path, run, begin);
+          RunOptions run = {flags_.isa, threads, dtype, flags_.state_dtype};
+          run.dtype_given = flags_.dtype_given;
+          run_inference(path, run);
+          run_training(path, run);
         }
       }
     }
+  }
+
+  static void write_error_stream(const std::string& text) { std::fputs(text.c_str(), stderr); }
+
+  // Once the first model is there: an error before that prints nothing else.
+  void begin() {
+    if (begun_) return;
+    begun_ = true;
+    write_output(report_.begin());
+    write_error_stream(report_err_.begin());
+  }
+
+  void add(const BenchRow& row) {
+    write_output(report_.row(row));
+    write_error_stream(report_err_.row(row));
+  }
+
+  void end(const std::string& error) {
+    write_output(report_.end(error));
+    write_error_stream(report_err_.end(error));
+  }
+
+  // Before each test: the rest that was asked for, and where the run is.
+  void announce(const std::string& path, const std::string& test) {
+    if (++tests_ > 1) rest();
+    if (!flags_.progress && !flags_.verbose) return;
+    fmt::print(stderr, "bench: test {} of {}: {} of {}\n", tests_, grid_.tests(), test,
+               printable(path, 200));
+  }
+
+  void rest() const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(flags_.delay);
+    for (options_.poll(); std::chrono::steady_clock::now() < until; options_.poll()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+
+  void tell_loaded(const BenchRow& row) const {
+    if (!flags_.verbose) return;
+    fmt::print(stderr, "bench: {} is {}, {} parameters in {} on {} with {} threads, {}\n",
+               printable(row.model_filename, 200), row.model_type, row.model_n_params, row.dtype,
+               row.backend, row.n_threads,
+               row.random_weights ? "of random weights"
+                                  : fmt::format("loaded in {:.1f} ms", row.load_seconds * 1e3));
   }
 
   // One row for a model, with what does not change from test to test.
@@ -138,13 +197,13 @@ class SpeedCommand {
     return tests;
   }
 
-  template <class Begin>
-  void run_inference(const std::string& path, const RunOptions& run, const Begin& begin) {
+  void run_inference(const std::string& path, const RunOptions& run) {
     if (!grid_.has_inference()) return;
     reset_peak_rss();
     BenchModel bench = open_bench_model(path, model_options(run));
     begin();
     const BenchRow first = first_row(path, bench);
+    tell_loaded(first);
     for (const int64_t depth : grid_.depth) {
       for (const int64_t batch : grid_.batch) {
         for (const int64_t ubatch : grid_.ubatch) {
@@ -168,17 +227,19 @@ class SpeedCommand {
     row.n_depth = test.depth;
     row.n_sequences = test.sequences;
     row.tokens = test.tokens();
+    announce(row.model_filename, row.test);
     row.seconds = time_speed(model, test, options_);
     row.peak_rss = peak_rss_bytes();
-    write_output(report_.row(row));
+    add(row);
   }
 
-  template <class Begin>
-  void run_training(const std::string& path, const RunOptions& run, const Begin& begin) {
+  void run_training(const std::string& path, const RunOptions& run) {
     const std::vector<std::string>& types = grid_.train_dtypes;
     if (std::find(types.begin(), types.end(), run.dtype) == types.end()) return;
     for (const auto& [batch, length] : grid_.train) {
+      const std::string name = fmt::format("train {}x{}", batch, length);
       options_.poll();
+      announce(path, name);
       reset_peak_rss();
       const TrainReport r =
           bench_train(load_config(path), model_options(run), batch, length, flags_.repetitions);
@@ -194,29 +255,36 @@ class SpeedCommand {
       row.dtype = run.dtype;
       row.n_threads = r.threads;
       row.n_batch = row.n_ubatch = batch * length;
-      row.test = fmt::format("train {}x{}", batch, length);
+      row.test = name;
       row.n_train = length;
       row.n_sequences = batch;
       row.tokens = batch * length;
       row.seconds = r.step.samples;
       row.state_bytes = r.state_bytes;
       row.peak_rss = r.peak_rss_bytes;
-      write_output(report_.row(row));
+      add(row);
     }
   }
 
   const SpeedFlags& flags_;
   Grid grid_;
-  BenchReport report_;
+  BenchReport report_, report_err_;
   SpeedOptions options_;
+  bool begun_ = false;
+  size_t tests_ = 0;
 };
 
 }  // namespace
 
-std::vector<std::string> model_list(const std::string& text) {
+std::vector<std::string> model_list(const std::vector<std::string>& texts) {
+  std::vector<std::string> models;
   std::error_code ignored;
-  if (std::filesystem::exists(text, ignored)) return {text};
-  return comma_items(text);
+  for (const std::string& text : texts) {
+    const bool one = std::filesystem::exists(text, ignored);
+    const std::vector<std::string> items = one ? std::vector{text} : comma_items(text);
+    models.insert(models.end(), items.begin(), items.end());
+  }
+  return models;
 }
 
 std::vector<std::string> dtype_list(const std::string& text,
@@ -261,30 +329,36 @@ std::vector<std::pair<int64_t, int64_t>> parse_pairs(const std::string& flag,
 
 void add_speed_options(CLI::App& app, SpeedFlags* f) {
   const auto list = [&](const char* flags, std::string* value, const char* help) {
-    return add_text(app, flags, value, "N[,N]", help)->default_str(*value)->group("Tests");
+    return add_list(app, flags, value, "N[,N]", help)->group("Tests");
   };
-  add_text(app, "-m,--model", &f->models, "MODEL[,MODEL]",
-           "Folder or file of weights; of a configuration or preset random ones");
+  app.add_option("-m,--model", f->models,
+                 "Folder or file of weights; of a configuration or preset random ones")
+      ->type_name("MODEL[,MODEL]")
+      ->allow_extra_args(false);
   list("-p,--n-prompt", &f->prompt, "Tokens of a prompt; 0: no such test");
   list("-n,--n-gen", &f->gen, "Tokens generated; 0: no such test");
-  add_text(app, "--pg", &f->prompt_gen, "P,N[,P,N]", "A prompt and tokens generated behind it")
+  add_list(app, "--pg", &f->prompt_gen, "P,N[,P,N]", "A prompt and tokens generated behind it")
       ->group("Tests");
   list("-d,--n-depth", &f->depth, "Tokens read before, not timed");
   list("--batch-sizes,--npl", &f->sequences, "Sequences together; t/s is of all");
-  add_text(app, "--train", &f->train, "BxL[,BxL]", "Training steps: sequences x tokens")
+  add_list(app, "--train", &f->train, "BxL[,BxL]", "Training steps: sequences x tokens")
       ->group("Tests");
   list("-b,--batch-size", &f->batch, "Tokens of a prompt given at once");
   list("--ubatch-size,--ub", &f->ubatch, "Tokens that go through the layers together");
   add_int(app, "-r,--repetitions", &f->repetitions, 1, 10000, "Times that each test is timed")
       ->group("Tests");
   app.add_flag("--no-warmup", f->no_warm_up, "Time the first run too")->group("Tests");
-  add_text(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core")
-      ->default_str(f->threads);
+  add_int(app, "--delay", &f->delay, 0, 86400, "Seconds of rest between two tests")->group("Tests");
+  add_list(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core");
   add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of the recurrent states");
-  add_without_effect(app, "--gpu-layers,--n-gpu-layers", "N",
-                     "this version runs on the processor alone");
-  add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl"}, "Form of the result");
+  add_gpu_layers(app);
+  add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl", "sql"},
+             "Form of the result");
+  add_choice(app, "--output-err", &f->output_err, {"none", "md", "csv", "json", "jsonl", "sql"},
+             "The result on standard error too, in this form");
+  app.add_flag("--progress", f->progress, "Tell each test on standard error before it runs");
+  app.add_flag("-v,--verbose", f->verbose, "As --progress, and each model that is loaded");
   app.add_flag("--json", f->json, "As -o json");
 }
 

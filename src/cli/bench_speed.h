@@ -14,11 +14,14 @@
 namespace mamba::cli {
 
 struct SpeedFlags {
-  std::string models, prompt = "512", gen = "128", prompt_gen, depth = "0";
+  std::vector<std::string> models;
+  std::string prompt = "512", gen = "128", prompt_gen, depth = "0";
   std::string batch = "2048", ubatch = "512", threads = "0", sequences = "1", train;
   std::string dtypes = "f32", state_dtype = "f32", isa = "auto", output = "md";
-  int64_t repetitions = 5;
-  bool no_warm_up = false, json = false;
+  std::string output_err = "none";
+  int64_t repetitions = 5, delay = 0;
+  bool no_warm_up = false, json = false, progress = false, verbose = false;
+  bool dtype_given = false;
 };
 
 void add_speed_options(CLI::App& app, SpeedFlags* flags);
@@ -26,7 +29,7 @@ void add_speed_options(CLI::App& app, SpeedFlags* flags);
 int run_speed(const SpeedFlags& flags, const std::vector<std::string>& dtypes);
 
 // Names of models between commas, unless there is a file or folder of the whole name.
-std::vector<std::string> model_list(const std::string& text);
+std::vector<std::string> model_list(const std::vector<std::string>& texts);
 // Words of --dtype between commas.
 std::vector<std::string> dtype_list(const std::string& text,
                                     const std::vector<std::string>& allowed);

@@ -306,9 +306,9 @@ CommandRun add_bench(CLI::App& parent) {
   add_choice(*app, "--isa", &speed->isa, choices_of(*model->get_option("--isa")),
              "Instruction set to run on; auto takes the best for this CPU");
   const std::vector<std::string> dtypes = choices_of(*model->get_option("--dtype"));
-  add_text(*app, "--dtype", &speed->dtypes, model->get_option("--dtype")->get_type_name(),
+  add_list(*app, "--dtype", &speed->dtypes, model->get_option("--dtype")->get_type_name(),
            "Types of the weight matrices, with commas between them")
-      ->default_str(speed->dtypes);
+      ->each([flags = speed.get()](const std::string&) { flags->dtype_given = true; });
   add_examples(*app, {{"A prompt of 512 tokens and 128 generated, in two types",
                        "mamba-cpp bench -m mamba-130m --dtype f32,bf16"},
                       {"Eight sequences together, and both behind 4,096 tokens, as JSON",

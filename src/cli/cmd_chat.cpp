@@ -244,7 +244,7 @@ class ChatCommand {
 
   // After the session is saved: who has read the line finds the turn in the session's file.
   void write_json() const {
-    if (flags_.json) write_output(json_text(answer_json(), -1));
+    if (flags_.json) write_json_line(json_text(answer_json(), -1));
   }
 
   // A line for each answer with --json.

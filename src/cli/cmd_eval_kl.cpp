@@ -96,7 +96,10 @@ void expect_same_ids(const Tokenizer& base, const Tokenizer& model, const KlFlag
 int run_kl(const KlFlags& flags) {
   PerplexityOptions options = window_options(flags.windows);
   RunOptions base_run = flags.run;
-  if (!flags.base_dtype.empty()) base_run.dtype = flags.base_dtype;
+  if (!flags.base_dtype.empty()) {
+    base_run.dtype = flags.base_dtype;
+    base_run.dtype_given = true;
+  }
   Model base = Model::load(flags.base, model_options(base_run));
   Model model = Model::load(flags.model, model_options(flags.run));
   const std::unique_ptr<Tokenizer> tokenizer =

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <sstream>
 
 #include "base/atomic_file.h"
 #include "base/check.h"
@@ -22,20 +23,38 @@ namespace {
 constexpr int64_t kEvalWindow = 1024;
 
 struct QuantizeFlags {
-  std::string in, out, type, imatrix, eval_text;
+  std::string in, out, type, imatrix, eval_text, tensor_type_file, head_type, embedding_type;
   std::vector<std::string> tensor_types;
+  bool pure = false, leave_head = false, allow_requantize = false;
   bool dry_run = false, no_tokenizer = false, force = false, json = false;
   int64_t threads = 0, shard_mb = 0;
 };
 
 // "REGEX=TYPE", at the last "=".
-std::pair<std::string, std::string> split_rule(const std::string& rule) {
+std::pair<std::string, std::string> split_rule(const char* flag, const std::string& rule) {
   const size_t at = rule.rfind('=');
   if (at == std::string::npos || at == 0 || at + 1 == rule.size()) {
     fail(ErrorCode::kInvalidArgument,
-         "[--tensor-type] expected REGEX=TYPE, such as ssm_out=q6_k, got '{}'", printable(rule));
+         "[{}] expected REGEX=TYPE, such as ssm_out=q6_k, got '{}'; correct it", flag,
+         printable(rule));
   }
   return {rule.substr(0, at), rule.substr(at + 1)};
+}
+
+// The rules of the file, then those of the command line.
+std::vector<std::pair<std::string, std::string>> rules_of(const QuantizeFlags& flags) {
+  constexpr int64_t kMaxFile = 1 << 20;
+  std::vector<std::pair<std::string, std::string>> rules;
+  if (!flags.tensor_type_file.empty()) {
+    std::istringstream words(read_input(flags.tensor_type_file, kMaxFile, "--tensor-type-file"));
+    for (std::string rule; words >> rule;) {
+      rules.push_back(split_rule("--tensor-type-file", rule));
+    }
+  }
+  for (const std::string& rule : flags.tensor_types) {
+    rules.push_back(split_rule("--tensor-type", rule));
+  }
+  return rules;
 }
 
 // What measure() would find wrong with the text, before the work is done.
@@ -77,9 +96,12 @@ int run_quantize(const QuantizeFlags& flags) {
   QuantizeOptions options;
   options.type = flags.type;
   options.imatrix = flags.imatrix;
-  for (const std::string& rule : flags.tensor_types) {
-    options.tensor_types.push_back(split_rule(rule));
-  }
+  options.tensor_types = rules_of(flags);
+  options.head_type = flags.head_type;
+  options.embedding_type = flags.embedding_type;
+  options.pure = flags.pure;
+  options.leave_head = flags.leave_head;
+  options.allow_requantize = flags.allow_requantize;
   options.with_tokenizer = !flags.no_tokenizer;
   options.dry_run = flags.dry_run;
   options.replace = flags.force;
@@ -145,6 +167,17 @@ CommandRun add_quantize(CLI::App& parent) {
                   "Another type for the matrices that match, by names in GGUF; repeatable")
       ->type_name("REGEX=TYPE")
       ->allow_extra_args(false);
+  add_text(*app, "--tensor-type-file", &f->tensor_type_file, "FILE",
+           "Rules as --tensor-type takes them, between blanks; --tensor-type wins over them");
+  CLI::Option* head = add_text(*app, "--output-tensor-type", &f->head_type, "TYPE",
+                               "Type of the head, or of the embedding that it shares");
+  add_text(*app, "--token-embedding-type", &f->embedding_type, "TYPE", "Type of the embedding");
+  app->add_flag("--leave-output-tensor", f->leave_head,
+                "The head, or the embedding that it shares, as it is stored")
+      ->excludes(head);
+  app->add_flag("--pure", f->pure, "Every matrix in TYPE, with no exceptions that keep more bits");
+  app->add_flag("--allow-requantize", f->allow_requantize,
+                "No note that matrices in blocks are quantised for a second time");
   app->add_flag("--dry-run", f->dry_run, "Only the table of types and sizes");
   add_text(*app, "--eval-text", &f->eval_text, "FILE",
            "Measure perplexity and KL against IN on this text, for the model card too");

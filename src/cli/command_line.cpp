@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "cli/args.h"
+#include "cli/foreign_flags.h"
 #include "cli/option_info.h"
 
 namespace mamba::cli {
@@ -26,7 +27,7 @@ std::string with_dashes(std::string name) {
 constexpr std::pair<const char*, const char*> kShortNames[] = {
     {"-ngl", "--gpu-layers"},  {"-ub", "--ubatch-size"},   {"-np", "--parallel"},
     {"-dev", "--device"},      {"-cb", "--cont-batching"}, {"-pg", "--pg"},
-    {"-npl", "--batch-sizes"},
+    {"-npl", "--batch-sizes"}, {"-oe", "--output-err"},
 };
 
 // Flags of other programs that have no flag here in their place, and why.
@@ -99,6 +100,7 @@ class WordReader {
       name = with_dashes(name);
       option = line_.app->get_option_no_throw(name);
     }
+    if (option == nullptr && take_foreign(word)) return;
     if (option == nullptr) refuse(word.substr(0, equals));
     line_.words.push_back(name + word.substr(equals));
     if (equals + 1 < word.size()) {
@@ -111,6 +113,7 @@ class WordReader {
   // "-n 5", "-n=5", "-n5", "-ngl 5" and "-ngl5". A value of letters must stand alone: "-temp 1"
   // would be -t with the value "emp", "-nx" is a flag of another program.
   void read_short(const std::string& word) {
+    if (take_foreign(word)) return;
     const size_t equals = std::min(word.find('='), word.size());
     const std::string name = word.substr(0, equals);
     for (const auto& [known, long_name] : kShortNames) {
@@ -132,6 +135,20 @@ class WordReader {
     const std::string value = word.substr(with_equals ? 3 : 2);
     line_.words.insert(line_.words.end(), {word.substr(0, 2), value});
     line_.given[option] = value;
+  }
+
+  // A flag of llama.cpp that means nothing here: gone with its value where that asks for nothing.
+  bool take_foreign(const std::string& word) {
+    const std::string command = command_path(*line_.app, false);
+    const size_t equals = std::min(word.find('='), word.size());
+    const std::string name = with_dashes(word.substr(0, equals));
+    const ForeignFlag* flag = foreign_flag(command, name);
+    if (flag == nullptr) return false;
+    std::string value = equals < word.size() ? word.substr(equals + 1) : "";
+    const bool next = flag->takes_value && equals == word.size() && at_ + 1 < words_.size();
+    if (next && !is_flag(words_[at_ + 1])) value = words_[++at_];
+    expect_harmless(*flag, command, name, value);
+    return true;
   }
 
   // The value that must follow is none of our business, whatever it looks like; but a flag is no

@@ -17,6 +17,7 @@
 #include "base/json.h"
 #include "cli/args.h"
 #include "cli/command_line.h"
+#include "cli/error_report.h"
 #include "cli/help.h"
 #include "cli/option_info.h"
 #include "cli/parse_errors.h"
@@ -30,38 +31,19 @@
 namespace mamba::cli {
 namespace {
 
-int exit_code(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::kInvalidArgument:
-      return 2;
-    case ErrorCode::kBadFile:
-    case ErrorCode::kUnsupported:
-    case ErrorCode::kIo:
-      return 3;
-    case ErrorCode::kOutOfMemory:
-    case ErrorCode::kDevice:
-      return 4;
-    case ErrorCode::kCancelled:
-      return 130;
-    case ErrorCode::kInternal:
-      return 70;
-  }
-  return 70;
-}
-
 // Whether the caller reads JSON; set as early as it is known.
 bool g_json = false;
 
-// One line on standard error, and with --json the same as an object on standard output.
+// One line on standard error, and with --json the same as an object on standard output: alone, or
+// as one more line behind lines of JSON. A document that is there already stays the only one.
 int report(std::string message, const char* type, int code) {
   std::replace(message.begin(), message.end(), '\n', ' ');
   std::fprintf(stderr, "%s %s\n",
                styled(Style::kError, "error:", is_colored(STDERR_FILENO)).c_str(), message.c_str());
-  if (!g_json) return code;
-  const nlohmann::ordered_json error = {{"message", message}, {"type", type}, {"code", code}};
-  const nlohmann::ordered_json json = {{"error", error}};
+  if (!g_json || written_output() == Written::kText) return code;
+  const int indent = written_output() == Written::kNothing ? 2 : -1;
   try {
-    write_output(json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+    write_output(json_text(error_json(message, type, code), indent));
   } catch (const OutputClosed&) {  // the line on standard error has said it
   } catch (const Error&) {
   }

@@ -63,6 +63,9 @@ class Files:
         changed("pieces", {"tokenizer.ggml.model": ("str", "llama"),
                            "tokenizer.ggml.tokens": ("[str]", ["a"] * 256)})
         changed("second-00002-of-00002", {"split.no": ("u32", 1), "split.count": ("u32", 2)})
+        changed("renamed", {"split.no": ("u32", 0), "split.count": ("u32", 2)})
+        changed("taps", {"mamba.ssm.conv_kernel": ("u32", 300)})
+        changed("more", new_tensors={"blk.9.ssm_d": tensors["blk.0.ssm_d"]})
         models.write("imatrix.gguf", models.gguf({"general.type": ("str", "imatrix")}, {
             "blk.0.ssm_in.weight.in_sum2": (0, [1, 8], bytes(32)),
             "blk.0.ssm_in.weight.counts": (0, [1, 1], struct.pack("<f", 1))}))

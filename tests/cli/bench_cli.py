@@ -8,9 +8,11 @@ import csv
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 import xml.dom.minidom
 
@@ -153,6 +155,69 @@ class BenchTest(unittest.TestCase):
                                 capture_output=True, text=True, timeout=300)
         self.assertEqual(result.returncode, 3)
         self.assertEqual(len(json.loads(result.stdout)), 1)
+
+    def test_an_error_behind_rows_is_the_last_item_of_their_list(self):
+        with open("damaged.gguf", "wb") as file:
+            file.write(b"GGUF")
+        result = subprocess.run([PROGRAM, "bench", "-m", "model", "-m", "damaged.gguf", "-p", "8", "-n",
+                                 "0", "-r", "1", "--json"], capture_output=True, text=True, timeout=300)
+        self.assertEqual(result.returncode, 3)
+        row, last = json.loads(result.stdout)
+        self.assertEqual(row["test"], "pp8")
+        self.assertEqual(last["error"]["code"], 3)
+        self.assertEqual(result.stderr, f"error: {last['error']['message']}\n")
+
+    def test_flags_given_again_add_up(self):
+        found = rows("-p", "4", "-p", "5,6", "-n", "0", "--dtype", "f32", "--dtype", "bf16", "-b", "4",
+                     "-b", "8", "-pg", "2,1", "-pg", "3,1")
+        tests = ["pp4", "pp5", "pp6", "pp2+tg1", "pp3+tg1"]
+        self.assertEqual([(row["dtype"], row["n_batch"], row["test"]) for row in found],
+                         [(dtype, batch, test) for dtype in ("f32", "bf16") for batch in (4, 8)
+                          for test in tests])
+        found = rows("-m", "config.json", "-p", "4", "-n", "0")
+        self.assertEqual([row["model_filename"] for row in found], ["model", "config.json"])
+
+    def test_values_of_others_that_change_nothing_are_taken(self):
+        result = subprocess.run(
+            [PROGRAM, "bench", "-m", "model", "-p", "4", "-n", "0", "-r", "1", "-ngl", "0", "-fa", "0",
+             "-mmp", "1", "-sm", "none", "-mg=0", "-C", "0x0", "--prio", "0", "-nkvo", "0", "-o", "jsonl"],
+            capture_output=True, text=True, timeout=300, check=True)
+        self.assertEqual(result.stderr, "")
+        self.assertEqual(json.loads(result.stdout)["test"], "pp4")
+
+    def test_sql(self):
+        base = sqlite3.connect(":memory:")
+        base.executescript(bench("-p", "4,5", "-n", "0", "-o", "sql"))
+        found = base.execute("SELECT * FROM llama_bench")
+        self.assertEqual([column[0] for column in found.description],
+                         [f for f in FIELDS if not f.startswith("samples")])
+        self.assertEqual(base.execute("SELECT test, n_prompt FROM llama_bench").fetchall(),
+                         [("pp4", 4), ("pp5", 5)])
+
+    def test_what_goes_to_standard_error(self):
+        start = time.monotonic()
+        result = subprocess.run(
+            [PROGRAM, "bench", "-m", "model", "-p", "4,5", "-n", "0", "-r", "1", "-oe", "csv", "-v",
+             "--delay", "1", "-o", "jsonl"], capture_output=True, text=True, timeout=300, check=True)
+        self.assertGreater(time.monotonic() - start, 1)
+        told = result.stderr.splitlines()
+        self.assertEqual([line for line in told if line.startswith("bench: test")],
+                         ["bench: test 1 of 2: pp4 of model", "bench: test 2 of 2: pp5 of model"])
+        self.assertRegex(result.stderr, r"bench: model is mamba1 .* loaded in [\d.]+ ms")
+        table = [line for line in told if not line.startswith("bench: ")]
+        self.assertEqual([row["test"] for row in csv.DictReader(table)], ["pp4", "pp5"])
+        quiet = subprocess.run([PROGRAM, "bench", "-m", "model", "-p", "4", "-n", "0", "-r", "1",
+                                "--progress"], capture_output=True, text=True, check=True, timeout=300)
+        self.assertEqual(quiet.stderr, "bench: test 1 of 1: pp4 of model\n")
+
+    def test_blocks_of_a_file_stay_unless_a_type_is_asked_for(self):
+        models.byte_model(PROGRAM, "narrow", d_model=32)
+        run("quantize", "narrow", "blocks.gguf", "q8_0")
+        def types(*arguments):
+            return [row["dtype"] for row in json.loads(run(
+                "bench", "-m", "blocks.gguf", "-p", "4", "-n", "0", "-r", "1", "--json", *arguments))]
+        self.assertEqual(types(), ["q8_0"])
+        self.assertEqual(types("--dtype", "f32,bf16"), ["f32", "bf16"])
 
     def test_markdown(self):
         text = bench("-p", "4", "-n", "2", "-d", "3")

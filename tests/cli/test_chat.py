@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import re
 import select
 import subprocess
@@ -295,6 +296,15 @@ class Chat(unittest.TestCase):
         with open("bytes.chat", "rb") as file:
             content = file.read()
         self.assertIn("caf\ufffd ol\u00e9".encode(), content)
+
+    def test_an_error_behind_lines_of_json_is_one_more_line(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        result = subprocess.run([PROGRAM, *CHAT, "--session", "too_large", "--json"], input=b"Hello\n",
+                                capture_output=True, preexec_fn=limit, timeout=60)
+        self.assertEqual(result.returncode, 3)
+        answer, last = [json.loads(line) for line in result.stdout.splitlines()]
+        self.assertEqual((answer["turn"], last["error"]["code"]), (1, 3))
 
     def test_a_history_that_cannot_be_kept_is_said_once(self):
         os.makedirs("folder", exist_ok=True)

@@ -157,6 +157,73 @@ def check_quantize():
     assert len(shards) > 1 and generated(shards[0]) == generated("wide"), shards
 
 
+def types_of(*arguments):
+    plan = read_json("quantize", *arguments, "--dry-run")
+    return {t["name"]: t["to"] for t in plan["tensors"]}, plan["notices"]
+
+
+def check_flags_of_llama_quantize():
+    models.byte_model(PROGRAM, "untied-wide", d_model=256, n_layer=2, tie_embeddings=False)
+    types, _ = types_of("untied-wide", "x.gguf", "q4_k", "--pure")
+    assert types["output.weight"] == types["token_embd.weight"] == types["blk.0.ssm_x.weight"] == "q4_k"
+    assert types["blk.0.ssm_dt.weight"] == "bf16" and types["blk.0.ssm_a"] == "f32", types
+    types, _ = types_of("untied-wide", "x.gguf", "q4_0", "--output-tensor-type", "q5_1",
+                        "--token-embedding-type", "F16")
+    assert (types["output.weight"], types["token_embd.weight"]) == ("q5_1", "f16"), types
+    types, _ = types_of("untied-wide", "x.gguf", "q4_0", "--leave-output-tensor")
+    assert (types["output.weight"], types["token_embd.weight"]) == ("f32", "q4_0"), types
+    for flag, expected in ((["--output-tensor-type", "q8_0"], "q8_0"), (["--leave-output-tensor"], "f32")):
+        types, _ = types_of("wide", "x.gguf", "q4_0", *flag)  # whose head is the embedding
+        assert types["token_embd.weight"] == expected, types
+    models.write("rules", "blk\\.0\\.=q8_0\nssm_out=q6_k  ssm_x=f32\n")
+    types, _ = types_of("wide", "x.gguf", "q4_0", "--tensor-type-file", "rules", "--tensor-type",
+                        "blk.1.ssm_out=q5_0")
+    assert [types[f"blk.{layer}.ssm_{name}.weight"] for layer, name in (
+        (0, "in"), (1, "in"), (0, "out"), (1, "out"), (0, "x"))] == \
+        ["q8_0", "q4_0", "q6_k", "q5_0", "f32"], types
+    # The file and its card hold what the plan said.
+    run("quantize", "untied-wide", "pure.gguf", "q4_k", "--pure")
+    with open("pure.md") as file:
+        assert "8 tensors in q4_k" in file.read()
+    generated("pure.gguf")
+    for more, said in (((), True), (("--allow-requantize",), False)):
+        _, notices = types_of("pure.gguf", "x.gguf", "q8_0", *more)
+        assert any("second time" in n and "q4_k" in n for n in notices) == said, notices
+
+
+def check_dtype_of_blocks():
+    """--dtype f32 and bf16 give what they say, of blocks too; without it blocks stay."""
+    ppl = ("eval", "ppl", "-f", "text", "--window", "64", "-m")
+    run("convert", "plain.gguf", "plain-wide", "--to", "hf", "--dtype", "f32")
+    blocks = read_json(*ppl, "plain.gguf")
+    assert read_json(*ppl, "plain.gguf", "--dtype", "f32")["perplexity"] == \
+        read_json(*ppl, "plain-wide")["perplexity"] != blocks["perplexity"]
+    assert read_json(*ppl, "plain.gguf", "--dtype", "bf16")["perplexity"] == \
+        read_json(*ppl, "plain-wide", "--dtype", "bf16")["perplexity"]
+    prints = {}
+    for dtype in ((), ("--dtype", "f32"), ("--dtype", "bf16")):
+        told = read_json("eval", "kl", "plain.gguf", "plain-wide", "-f", "text", "--window", "64", *dtype)
+        prints[dtype] = told["base"]["fingerprint"]
+        if dtype:
+            assert told["kl_mean"] == 0 and prints[dtype] == told["model"]["fingerprint"], told
+    assert len(set(prints.values())) == 3, prints
+
+
+def check_license():
+    """From the card into the file, and from the file into cards where there is none beside it."""
+    models.byte_model(PROGRAM, "licensed")
+    models.write("licensed/README.md", "---\nlicense: 'other'  # ours\nlicense_name: a b\n---\n")
+    os.mkdir("of")
+    run("convert", "licensed", "of/licensed.gguf", "--to", "gguf")
+    os.remove("of/licensed.md")
+    run("quantize", "of/licensed.gguf", "of/small.gguf", "q8_0", "--no-tokenizer")
+    os.remove("of/small.md")
+    run("convert", "of/small.gguf", "licensed-back", "--to", "hf")
+    with open("licensed-back/README.md") as file:
+        card = file.read()
+    assert card.startswith('---\nlicense: other\nlicense_name: "a b"\n'), card
+
+
 def check_tokenizer():
     run("tokenizer", "train", "--data", "text", "--vocab-size", "300", "--out", "vocabulary")
     models.byte_model(PROGRAM, "words", vocab_size=304)
@@ -184,6 +251,9 @@ def main():
         check_broken_weights()
         check_convert()
         check_quantize()
+        check_flags_of_llama_quantize()
+        check_dtype_of_blocks()
+        check_license()
         check_tokenizer()
         os.chdir("/")
     print("all passed")
