@@ -53,7 +53,7 @@ function(mamba_add_cuda target)
     # A fifth of the size; a kernel is unpacked when it first runs.
     $<$<VERSION_GREATER_EQUAL:${CUDAToolkit_VERSION},12.8>:--compress-mode=size>)
   add_library(${target}_device_cuda OBJECT ${src}/table.cpp ${src}/matrix_library.cpp
-    ${PROJECT_SOURCE_DIR}/src/device/cuda.cpp)
+    ${PROJECT_SOURCE_DIR}/src/device/cuda.cpp ${PROJECT_SOURCE_DIR}/src/device/cuda_graphs.cpp)
   target_compile_definitions(${target}_device_cuda PRIVATE MAMBA_ISA=cuda)
   target_link_libraries(${target}_device_cuda PRIVATE mamba_options fmt::fmt)
   target_include_directories(${target}_device_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})

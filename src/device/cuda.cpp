@@ -5,9 +5,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
+#include "device/cuda_graphs.h"
 #include "kernels/matrix_library.h"
 
 namespace mamba::cuda {
@@ -36,6 +38,7 @@ class CudaConnection : public Connection, public DeviceMemory {
     expect(cudaSetDevice(index), "selecting it");
     expect(cudaStreamCreateWithFlags(&cuda_, cudaStreamNonBlocking), "starting a stream");
     stream.cuda = cuda_;
+    stream.overlaps = properties.major >= 9;
     stream.grow = grow;
     stream.take = take;
     stream.give = [](Stream&, void* data) { cudaFree(data); };  // waits for what uses it
@@ -56,6 +59,7 @@ class CudaConnection : public Connection, public DeviceMemory {
   void detach() noexcept override {
     cudaSetDevice(index_);
     cudaStreamSynchronize(cuda_);
+    graphs_.clear();
     close_matrix_library(static_cast<MatrixLibrary*>(stream_->products));
     cudaFree(stream_->scratch_data);
     stream_->cuda = stream_->products = stream_->scratch_data = nullptr;
@@ -76,6 +80,12 @@ class CudaConnection : public Connection, public DeviceMemory {
     expect(cudaEventElapsedTime(&milliseconds, events[0], events[1]), "timing");
     for (cudaEvent_t event : events) expect(cudaEventDestroy(event), "timing");
     return static_cast<double>(milliseconds) / 1e3;
+  }
+
+  // Graphs hold addresses of scratch memory, which grows.
+  void replay(std::vector<uint64_t> key, const std::function<void()>& body) override {
+    key.push_back(reinterpret_cast<uint64_t>(stream_->scratch_data));
+    graphs_.run(*stream_, key, body);
   }
 
   DeviceMemory& memory() override { return *this; }
@@ -119,10 +129,19 @@ class CudaConnection : public Connection, public DeviceMemory {
       expect(cudaEventRecord(staged_[slot], cuda_), "copying to it");
     }
   }
+  // Through page-locked memory, in which short copies take half the time.
   void copy_out(void* to, const void* from, int64_t bytes) override {
-    if (bytes > 0) {
-      expect(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, cuda_),
+    if (bytes > 0 && stage_ == nullptr) make_stages();
+    for (cudaEvent_t event : staged_) {
+      if (bytes > 0) expect(cudaEventSynchronize(event), "copying from it");
+    }
+    for (int64_t at = 0; at < bytes; at += kStageBytes * kStages) {
+      const auto part = static_cast<size_t>(std::min(kStageBytes * kStages, bytes - at));
+      expect(cudaMemcpyAsync(stage_, static_cast<const char*>(from) + at, part,
+                             cudaMemcpyDeviceToHost, cuda_),
              "copying from it");
+      wait();
+      std::memcpy(static_cast<char*>(to) + at, stage_, part);
     }
     wait();
   }
@@ -195,6 +214,7 @@ class CudaConnection : public Connection, public DeviceMemory {
   int index_;
   std::string name_, hardware_;
   Stream* stream_;  // null once detached
+  GraphCache graphs_;
   cudaStream_t cuda_ = nullptr;
   void* stage_ = nullptr;
   cudaEvent_t staged_[kStages] = {};

@@ -2,9 +2,11 @@
 // What Device needs of CUDA: cuda.cpp, or cuda_absent.cpp in a build without it.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "device/device_memory.h"
 #include "device/stream.h"
@@ -27,6 +29,8 @@ class Connection {
   virtual std::string hardware() const = 0;
   // Seconds that the device takes for what `body` enqueues.
   virtual double time(const std::function<void()>& body) = 0;
+  // See Device::replay.
+  virtual void replay(std::vector<uint64_t> key, const std::function<void()>& body) = 0;
   // Takes back what connect() gave to the Stream; the memory stays for what was allocated there.
   virtual void detach() noexcept = 0;
 };

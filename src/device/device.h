@@ -52,6 +52,10 @@ class Device {
   int threads() const { return stream_.threads; }
   // Seconds that the device takes for what `body` enqueues.
   double time(const std::function<void()>& body);
+  // Enqueues what `body` enqueues. On a GPU a call with the key of an earlier one may replay what
+  // that enqueued, as one graph: the key must tell every buffer and size, and `body` must neither
+  // copy to or from the host nor allocate.
+  void replay(const std::vector<uint64_t>& key, const std::function<void()>& body);
   // Waits for everything enqueued and throws what the stream has recorded since the last call:
   // out_of_memory or device, kernel named.
   void sync();

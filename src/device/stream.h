@@ -27,6 +27,7 @@ struct Stream {
   // device), and its MatrixLibrary (kernels/matrix_library.h), or null.
   void* cuda = nullptr;
   void* products = nullptr;
+  bool overlaps = false;  // kernels may start before the one in front of them has ended
 
   // `count` elements of T, or null (then the kernel returns at once).
   template <class T>

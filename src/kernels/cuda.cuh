@@ -50,6 +50,28 @@ void launch(Stream& stream, const char* name, void (*kernel)(Params...), dim3 gr
   expect_success(stream, name, cudaGetLastError());
 }
 
+// The same, for a kernel that calls wait_for_previous() before it touches what others write, and
+// where its predecessor may be one that lets it start early: it may then begin beside it.
+template <class... Params, class... Args>
+void launch_early(Stream& stream, const char* name, void (*kernel)(Params...), dim3 grid,
+                  dim3 block, size_t shared, const Args&... args) {
+  if (!stream.overlaps || shared > kPlainShared) {
+    return launch(stream, name, kernel, grid, block, shared, args...);
+  }
+  if (stream.failed != nullptr || grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  config.stream = cuda_stream(stream);
+  config.attrs = &early;
+  config.numAttrs = 1;
+  expect_success(stream, name, cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
 // Calls body.operator()<float>(), <bf16>() or <f16>().
 template <class Body>
 void with_type(DType dtype, Body&& body) {
@@ -81,6 +103,17 @@ inline bool is_aligned(const void* p, int64_t bytes) {
 // Whether rows of `stride` elements of b all begin at multiples of `bytes` (null buffers do).
 inline bool rows_aligned(CBuf b, int64_t stride, int64_t bytes) {
   return !b || (is_aligned(b.data, bytes) && stride * dtype_size(b.dtype) % bytes == 0);
+}
+
+// ---- Device: order of kernels ----
+
+// Returns when everything that the kernels before this one wrote is there. Weights may be read
+// before it. Then lets the kernel behind this one start, which waits in the same way.
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // ---- Device: elements as f32 ----

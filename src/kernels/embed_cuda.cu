@@ -16,6 +16,7 @@ constexpr int kTile = 2048;
 template <class W, class Y, int vec>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(int64_t dim, const int32_t* ids, const W* weight, Y* y) {
+  wait_for_previous();
   const int64_t row = blockIdx.x, id = ids[row];
   for (int64_t c = threadIdx.x * vec; c < dim; c += kThreads * vec) {
     float v[vec] = {};
@@ -96,9 +97,10 @@ void embed_forward(Stream& stream, const EmbedArgs& a) noexcept {
                        rows_aligned(a.y, a.dim, 4 * dtype_size(a.y.dtype));
   with_type(a.weight.dtype, [&]<class W>() {
     with_type(a.y.dtype, [&]<class Y>() {
-      launch(stream, "embed_forward", vectors ? forward_kernel<W, Y, 4> : forward_kernel<W, Y, 1>,
-             dim3(static_cast<unsigned>(a.rows)), dim3(kThreads), 0, a.dim, a.ids.as<int32_t>(),
-             a.weight.as<W>(), a.y.as<Y>());
+      launch_early(stream, "embed_forward",
+                   vectors ? forward_kernel<W, Y, 4> : forward_kernel<W, Y, 1>,
+                   dim3(static_cast<unsigned>(a.rows)), dim3(kThreads), 0, a.dim,
+                   a.ids.as<int32_t>(), a.weight.as<W>(), a.y.as<Y>());
     });
   });
 }

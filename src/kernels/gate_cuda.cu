@@ -14,6 +14,7 @@ template <class T, int vec>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(int64_t rows, int64_t dim, const T* a, int64_t a_stride, const T* z,
                    int64_t z_stride, T* y, int64_t y_stride) {
+  wait_for_previous();
   const int64_t c = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * vec;
   if (c >= dim) return;
   for (int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -72,9 +73,9 @@ void gate_forward(Stream& stream, const GateArgs& a) noexcept {
     const bool aligned = a.dim * sizeof(T) % 16 == 0 && rows_aligned(a.a, a.a_stride, 16) &&
                          rows_aligned(a.z, a.z_stride, 16) && rows_aligned(a.y, a.y_stride, 16);
     with_vectors<T>(aligned, [&]<int vec>() {
-      launch(stream, "gate_forward", forward_kernel<T, vec>, grid_of<vec>(a.rows, a.dim),
-             dim3(kThreads), 0, a.rows, a.dim, a.a.as<T>(), a.a_stride, a.z.as<T>(), a.z_stride,
-             a.y.as<T>(), a.y_stride);
+      launch_early(stream, "gate_forward", forward_kernel<T, vec>, grid_of<vec>(a.rows, a.dim),
+                   dim3(kThreads), 0, a.rows, a.dim, a.a.as<T>(), a.a_stride, a.z.as<T>(),
+                   a.z_stride, a.y.as<T>(), a.y_stride);
     });
   });
 }

@@ -16,6 +16,7 @@ struct Forward {
 
 template <class X, class Y, int threads, int each, int vec>
 __global__ void __launch_bounds__(threads) forward_kernel(Forward a, const X* x, const X* z, Y* y) {
+  wait_for_previous();
   using P = Panel<threads, each, vec>;
   __shared__ float shared[threads / kWarp];
   const int64_t row = blockIdx.x, first = blockIdx.y * a.width;
@@ -178,8 +179,8 @@ void gated_norm_forward(Stream& stream, const GatedNormArgs& a) noexcept {
                          takes_vectors(a.z, a.z_stride, wide) && takes_vectors(a.weight, 0, wide) &&
                          takes_vectors(a.y, a.y_stride, wide);
     with_panel<wide, 24>(width, vectors, [&]<int threads, int each, int vec>() {
-      launch(stream, name, forward_kernel<X, Y, threads, each, vec>, grid, dim3(threads), 0, f,
-             a.x.as<X>(), a.z.as<X>(), a.y.as<Y>());
+      launch_early(stream, name, forward_kernel<X, Y, threads, each, vec>, grid, dim3(threads), 0,
+                   f, a.x.as<X>(), a.z.as<X>(), a.y.as<Y>());
     });
   });
 }

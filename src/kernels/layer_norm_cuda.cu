@@ -15,6 +15,7 @@ struct Forward {
 
 template <class X, class Y, int threads, int each, int vec>
 __global__ void __launch_bounds__(threads) forward_kernel(Forward a, const X* x, Y* y) {
+  wait_for_previous();
   using P = Panel<threads, each, vec>;
   __shared__ float shared[threads / kWarp];
   const int64_t at = blockIdx.x * a.dim, panels = (a.dim + P::kWidth - 1) / P::kWidth;
@@ -190,8 +191,9 @@ void layer_norm_forward(Stream& stream, const LayerNormArgs& a) noexcept {
       vectors = vectors && takes_vectors(b, a.dim, wide);
     }
     with_panel<wide, 24>(a.dim, vectors, [&]<int threads, int each, int vec>() {
-      launch(stream, name, forward_kernel<X, Y, threads, each, vec>,
-             dim3(static_cast<unsigned>(a.rows)), dim3(threads), 0, f, a.x.as<X>(), a.y.as<Y>());
+      launch_early(stream, name, forward_kernel<X, Y, threads, each, vec>,
+                   dim3(static_cast<unsigned>(a.rows)), dim3(threads), 0, f, a.x.as<X>(),
+                   a.y.as<Y>());
     });
   });
 }

@@ -6,6 +6,7 @@
 #include "kernels/column_sum.h"
 #include "kernels/linear.h"
 #include "kernels/linear_packed_cuda.cuh"
+#include "kernels/linear_rows_cuda.cuh"
 #include "kernels/matrix_library.h"
 #include "kernels/rows.cuh"
 
@@ -185,6 +186,7 @@ void multiply_any(Stream& stream, const char* name, Product product, MatrixProdu
 template <class W, class Y>
 __global__ void __launch_bounds__(kThreads)
     rows_kernel(int64_t dim, const int32_t* ids, const W* weight, int64_t stride, Y* y) {
+  wait_for_previous();
   const int64_t row = blockIdx.x, id = ids[row];
   for (int64_t c = threadIdx.x; c < dim; c += kThreads) {
     store(y + row * dim + c, id < 0 ? 0 : load(weight + id * stride + c));
@@ -202,6 +204,7 @@ void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
     if (!expect_packed(stream, "linear_forward", *a.packed, a.N, a.K)) return;
     m.right = {CBuf(a.packed->data, a.packed->dtype), packed_stride(*a.packed), true};
   }
+  if (multiply_few_rows(stream, "linear_forward", a, m.right.data, m.right.stride)) return;
   m.bias = a.bias;
   m.accumulate = a.accumulate;
   m.out = a.y, m.out_stride = a.y_stride;
@@ -258,9 +261,9 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept {
   const int64_t stride = packed_stride(*a.packed);
   with_type(a.packed->dtype, [&]<class W>() {
     with_type(a.y.dtype, [&]<class Y>() {
-      launch(stream, "linear_rows", rows_kernel<W, Y>, dim3(static_cast<unsigned>(a.rows)),
-             dim3(kThreads), 0, a.packed->K, a.ids.as<int32_t>(),
-             static_cast<const W*>(a.packed->data), stride, a.y.as<Y>());
+      launch_early(stream, "linear_rows", rows_kernel<W, Y>, dim3(static_cast<unsigned>(a.rows)),
+                   dim3(kThreads), 0, a.packed->K, a.ids.as<int32_t>(),
+                   static_cast<const W*>(a.packed->data), stride, a.y.as<Y>());
     });
   });
 }

@@ -192,6 +192,7 @@ struct Rounded {
 // A warp a group of 32 columns, a lane a column.
 template <class X>
 __global__ void round_kernel(int64_t M, int64_t K, const X* x, int64_t stride, Rounded to) {
+  wait_for_previous();
   const int lane = threadIdx.x % kWarp;
   const int64_t groups = K / kColumns;
   const int64_t j = static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
@@ -214,6 +215,7 @@ template <DType type, class Y>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
     product_kernel(int64_t M, int64_t N, int64_t K, Rounded x, const char* weight,
                    int64_t row_bytes, const float* bias, Y* y, int64_t y_stride) {
+  wait_for_previous();
   const int lane = threadIdx.x % kWarp;
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
   if (n >= N) return;
@@ -254,6 +256,7 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarp)
 template <DType type, class Y>
 __global__ void rows_kernel(int64_t K, const int32_t* ids, const char* weight, int64_t row_bytes,
                             Y* y) {
+  wait_for_previous();
   const int64_t r = blockIdx.x, id = ids[r];
   const int lane = threadIdx.x % kWarp;
   for (int64_t j = threadIdx.x / kWarp; j < K / kColumns; j += blockDim.x / kWarp) {
@@ -282,10 +285,10 @@ void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
   auto* scales = reinterpret_cast<float*>(memory + a.M * a.K);
   const Rounded x = {reinterpret_cast<int8_t*>(memory), scales, scales + a.M * groups};
   with_type(a.x.dtype, [&]<class X>() {
-    launch(stream, name, round_kernel<X>,
-           dim3(static_cast<unsigned>(ceil_div(groups, kWarpsPerBlock)),
-                static_cast<unsigned>(a.M < kMaxGridY ? a.M : kMaxGridY)),
-           dim3(kWarpsPerBlock * kWarp), 0, a.M, a.K, a.x.as<X>(), a.x_stride, x);
+    launch_early(stream, name, round_kernel<X>,
+                 dim3(static_cast<unsigned>(ceil_div(groups, kWarpsPerBlock)),
+                      static_cast<unsigned>(a.M < kMaxGridY ? a.M : kMaxGridY)),
+                 dim3(kWarpsPerBlock * kWarp), 0, a.M, a.K, a.x.as<X>(), a.x_stride, x);
   });
   const int64_t down = ceil_div(a.M, kRowsAtOnce);
   const dim3 grid(static_cast<unsigned>(ceil_div(a.N, kWarpsPerBlock)),
@@ -293,9 +296,9 @@ void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
   const DType type = a.packed->dtype;
   with_blocks(type, [&]<DType kType>() {
     with_type(a.y.dtype, [&]<class Y>() {
-      launch(stream, name, product_kernel<kType, Y>, grid, dim3(kWarpsPerBlock * kWarp), 0, a.M,
-             a.N, a.K, x, static_cast<const char*>(a.packed->data), dtype_bytes(type, a.K),
-             a.bias.as<float>(), a.y.as<Y>(), a.y_stride);
+      launch_early(stream, name, product_kernel<kType, Y>, grid, dim3(kWarpsPerBlock * kWarp), 0,
+                   a.M, a.N, a.K, x, static_cast<const char*>(a.packed->data),
+                   dtype_bytes(type, a.K), a.bias.as<float>(), a.y.as<Y>(), a.y_stride);
     });
   });
 }
@@ -317,9 +320,10 @@ void linear_q_rows(Stream& stream, const LinearQRowsArgs& a) noexcept {
   const DType type = a.packed->dtype;
   with_blocks(type, [&]<DType kType>() {
     with_type(a.y.dtype, [&]<class Y>() {
-      launch(stream, "linear_q_rows", rows_kernel<kType, Y>, dim3(static_cast<unsigned>(a.rows)),
-             dim3(8 * kWarp), 0, a.packed->K, a.ids.as<int32_t>(),
-             static_cast<const char*>(a.packed->data), dtype_bytes(type, a.packed->K), a.y.as<Y>());
+      launch_early(stream, "linear_q_rows", rows_kernel<kType, Y>,
+                   dim3(static_cast<unsigned>(a.rows)), dim3(8 * kWarp), 0, a.packed->K,
+                   a.ids.as<int32_t>(), static_cast<const char*>(a.packed->data),
+                   dtype_bytes(type, a.packed->K), a.y.as<Y>());
     });
   });
 }

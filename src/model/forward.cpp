@@ -242,7 +242,7 @@ LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logi
   return sum;
 }
 
-void Network::step(const int32_t* ids, State& state, Buf logits) {
+void Network::enqueue_step(const int32_t* ids, State& state, Buf logits) {
   Batch batch;
   batch.B = state.batch();
   batch.L = 1;
@@ -251,16 +251,45 @@ void Network::step(const int32_t* ids, State& state, Buf logits) {
   if (batch.B == 0) return;
   if (state.dtype() == DType::kBF16 && !memory().on_host()) {  // kernels there know f32 alone
     State wide = state.as(DType::kF32);
-    step(ids, wide, logits);
+    enqueue_step(ids, wide, logits);
     state = wide.as(DType::kBF16);
     return;
   }
   const Context ctx = context(batch, true);
   MAMBA_CHECK(!ctx.doc_ids);
-  Arena arena = workspace(inference_bytes(ctx));
-  const Buf x = run_layers(ctx, &state, arena);
-  if (logits) head_to_host(ctx, x, ctx.B, true, logits, arena.rest());
+  const Arena arena = workspace(inference_bytes(ctx));
+  const auto at = [](const void* address) { return reinterpret_cast<uint64_t>(address); };
+  device_->replay({values_id_, static_cast<uint64_t>(ctx.B), at(state.sequence(0)),
+                   at(ctx.ids.data), at(logits.data), at(workspace_.data())},
+                  [&] {
+                    Arena own = arena;
+                    const Buf x = run_layers(ctx, &state, own);
+                    if (logits) head(ctx, x, ctx.B, true, logits);
+                  });
+}
+
+CBuf Network::step(const int32_t* ids, State& state) {
+  const DType real = device_->real();
+  const int64_t bytes = state.batch() * config_.vocab_size * dtype_size(real);
+  if (bytes > logits_.size()) {
+    logits_ = AlignedBlock();
+    logits_ = AlignedBlock(bytes, "logits", memory());
+  }
+  const Buf logits(logits_.data(), real);
+  enqueue_step(ids, state, logits);
   device_->sync();
+  return logits;
+}
+
+void Network::step(const int32_t* ids, State& state, Buf logits) {
+  if (memory().on_host() || !logits) {
+    enqueue_step(ids, state, logits);
+    device_->sync();
+    return;
+  }
+  const CBuf from = step(ids, state);
+  memory().copy_out(logits.data, from.data,
+                    state.batch() * config_.vocab_size * dtype_size(from.dtype));
 }
 
 }  // namespace mamba

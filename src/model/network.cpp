@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -209,6 +210,8 @@ void Network::get_rows(int index, int64_t first, int64_t count, float* out) cons
 }
 
 void Network::parameters_changed(bool pack_matrices) {
+  static std::atomic<uint64_t> last_id = 0;
+  values_id_ = ++last_id;
   for (const SubLayer& layer : layers_) {
     layer.op->prepare(*device_, view(layer, CBuf(), Buf(), false));
   }

@@ -83,6 +83,8 @@ class Network {
   LossSum forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll);
   // One token a row; ids (B) in [0, V), logits (B, V) in real(), the host's, or null.
   void step(const int32_t* ids, State& state, Buf logits);
+  // The same; the logits (B, V) in memory() that it returns are valid until the next call.
+  CBuf step(const int32_t* ids, State& state);
 
   // Type of new states: f32 or bf16 (f64 on ref64 whatever is said).
   void set_state_dtype(DType dtype);
@@ -148,6 +150,8 @@ class Network {
   void segment_forward(const Context&, CBuf state_in, Buf state_out);
   LossSum segment_backward(const Context&, const Batch& part, double grad_scale, CBuf state_in,
                            Buf dstate);
+  // One step with logits (B, V) in memory(), or null; enqueued, not waited for.
+  void enqueue_step(const int32_t* ids, State& state, Buf logits);
   Arena workspace(int64_t bytes);
 
   Config config_;
@@ -163,10 +167,12 @@ class Network {
   int64_t state_elements_ = 0, derived_count_ = 0;
   DType state_dtype_ = DType::kF32;
   AlignedBlock params_, grads_, derived_, workspace_;
+  AlignedBlock logits_;      // (B, V) of the last step that left them here
   AlignedBlock tokens_;      // ids, targets and documents of the running call on a GPU
   std::vector<Buf> values_;  // by table index, in params_; null where packed alone
   int64_t workspace_peak_ = 0;
-  StepOptions step_;  // of the running training step, and where it keeps what
+  uint64_t values_id_ = 0;  // of these parameters; no other network has it, nor other values
+  StepOptions step_;        // of the running training step, and where it keeps what
   TrainingLayout training_;
   std::vector<Weight> weights_;  // by table index
   std::vector<Buf> grad_views_;  // by table index; null before gradients()

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of few rows: 16-bit weights on tensor cores, f32 results of f32 operands by fused
+// multiply-adds. Weights are on their way before the kernel in front has ended.
+#include "kernels/linear_rows_cuda.cuh"
+#include "kernels/mma.cuh"
+
+namespace mamba::cuda {
+namespace {
+
+constexpr int kMostWarps = 8;
+constexpr int kMostRows = 64;      // of x, on tensor cores
+constexpr int kMostPlainRows = 8;  // by multiply-adds
+constexpr int kRowsOfWeight = 8;   // of a block on tensor cores
+constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
+constexpr int kAhead = 4;          // steps whose weights are loaded at once
+constexpr int kPlainWarps = 4;     // rows of the weight of a block by multiply-adds
+
+struct Few {
+  int64_t M, N, K, weight_stride, x_stride, y_stride;
+  const float* bias;
+  bool accumulate;
+};
+
+template <class Y>
+__device__ __forceinline__ void put(const Few& p, Y* y, int64_t m, int64_t n, float v) {
+  if (p.bias != nullptr) v += p.bias[n];
+  Y* at = y + m * p.y_stride + n;
+  if (p.accumulate) v += load(at);
+  store(at, v);
+}
+
+// 8 values of T as four registers of neighbours, from 8 of X.
+template <class T, class X>
+__device__ __forceinline__ void load_eight(const X* p, uint32_t (&v)[4]) {
+  if constexpr (sizeof(X) == 2) {
+    const uint4 raw = *reinterpret_cast<const uint4*>(p);
+    v[0] = raw.x, v[1] = raw.y, v[2] = raw.z, v[3] = raw.w;
+  } else {
+    float f[8];
+    load_n<8>(p, f);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) v[i] = pack2<T>(f[2 * i], f[2 * i + 1]);
+  }
+}
+__device__ __forceinline__ void load_weights(const void* p, uint32_t (&v)[4]) {
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+      : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3])
+      : "l"(p));
+}
+
+template <class T>
+__device__ __forceinline__ void multiply_tile(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                              uint32_t a3, uint32_t b0, uint32_t b1) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+  }
+}
+
+// A block has 8 rows of the weight and all of x; its warps take steps of columns in turn, and
+// their sums are added in order. Within a step a lane has 8 neighbouring columns of a row, for x
+// and the weight alike, so which column the tensor cores take them for does not matter.
+template <class W, class X, class Y, int tiles>
+__global__ void __launch_bounds__(kMostWarps* kWarp)
+    tensor_kernel(Few p, const W* weight, const X* x, Y* y) {
+  __shared__ float sums[kMostWarps][16 * tiles][kRowsOfWeight + 1];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  const int g = lane / 4, q = lane % 4;
+  const int64_t n0 = static_cast<int64_t>(blockIdx.x) * kRowsOfWeight;
+  const int64_t row = n0 + g < p.N ? n0 + g : p.N - 1;
+  const int64_t first = static_cast<int64_t>(warp) * kStep + 8 * q;
+  const int64_t stride = static_cast<int64_t>(warps) * kStep;
+  const W* from = weight + row * p.weight_stride;
+  uint32_t b[kAhead][4];
+  const auto fetch = [&](int64_t k) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t at = k + i * stride;
+      b[i][0] = b[i][1] = b[i][2] = b[i][3] = 0;
+      if (at < p.K) load_weights(from + at, b[i]);
+    }
+  };
+  fetch(first);
+  wait_for_previous();
+  float c[tiles][4] = {};
+  for (int64_t k = first; k - 8 * q < p.K; k += kAhead * stride) {
+    if (k != first) fetch(k);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t at = k + i * stride;
+      if (at - 8 * q >= p.K) break;  // the same for the whole warp
+#pragma unroll
+      for (int t = 0; t < tiles; ++t) {
+        uint32_t low[4] = {}, high[4] = {};
+        const int64_t m = 16 * t + g;
+        if (m < p.M && at < p.K) load_eight<W>(x + m * p.x_stride + at, low);
+        if (m + 8 < p.M && at < p.K) load_eight<W>(x + (m + 8) * p.x_stride + at, high);
+        multiply_tile<W>(c[t], low[0], high[0], low[1], high[1], b[i][0], b[i][1]);
+        multiply_tile<W>(c[t], low[2], high[2], low[3], high[3], b[i][2], b[i][3]);
+      }
+    }
+  }
+#pragma unroll
+  for (int t = 0; t < tiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[warp][16 * t + g + i / 2 * 8][2 * q + i % 2] = c[t][i];
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < p.M * kRowsOfWeight; e += blockDim.x) {
+    const int m = e / kRowsOfWeight, j = e % kRowsOfWeight;
+    if (n0 + j >= p.N) continue;
+    float v = 0;
+    for (int w = 0; w < warps; ++w) v += sums[w][m][j];
+    put(p, y, m, n0 + j, v);
+  }
+}
+
+// A warp a row of the weight, `rows` rows of x.
+template <class W, class Y, int rows>
+__global__ void __launch_bounds__(kPlainWarps* kWarp)
+    plain_kernel(Few p, const W* weight, const float* x, Y* y) {
+  constexpr int kEach = 16 / sizeof(W);
+  const int lane = threadIdx.x % kWarp;
+  const int64_t n = static_cast<int64_t>(blockIdx.x) * kPlainWarps + threadIdx.x / kWarp;
+  if (n >= p.N) return;
+  const W* from = weight + n * p.weight_stride;
+  float sum[rows] = {};
+  uint32_t w[kAhead][4];
+  const auto fetch = [&](int64_t k) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t at = k + i * kWarp * kEach;
+      w[i][0] = w[i][1] = w[i][2] = w[i][3] = 0;
+      if (at < p.K) load_weights(from + at, w[i]);
+    }
+  };
+  fetch(lane * kEach);
+  wait_for_previous();
+  for (int64_t k = lane * kEach; k < p.K; k += kAhead * kWarp * kEach) {
+    if (k != lane * kEach) fetch(k);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t at = k + i * kWarp * kEach;
+      if (at >= p.K) break;
+      const auto* values = reinterpret_cast<const Vector<W, kEach>*>(w[i]);
+#pragma unroll
+      for (int m = 0; m < rows; ++m) {
+        if (m >= p.M) break;
+        float v[kEach];
+        load_n<kEach>(x + m * p.x_stride + at, v);
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) sum[m] = fmaf(to_float(values->at[j]), v[j], sum[m]);
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < rows; ++m) {
+    const float total = warp_sum(sum[m]);
+    if (lane == 0 && m < p.M) put(p, y, m, n, total);
+  }
+}
+
+template <class W, class X, class Y>
+void launch_tensor(Stream& stream, const char* name, const Few& p, const W* weight, const X* x,
+                   Y* y) {
+  const int64_t steps = ceil_div(p.K, kStep);
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kRowsOfWeight)));
+  const dim3 block(static_cast<unsigned>(kWarp * (steps < kMostWarps ? steps : kMostWarps)));
+  const auto run = [&]<int tiles>() {
+    launch_early(stream, name, tensor_kernel<W, X, Y, tiles>, grid, block, 0, p, weight, x, y);
+  };
+  if (p.M <= 16) return run.template operator()<1>();
+  if (p.M <= 32) return run.template operator()<2>();
+  run.template operator()<4>();
+}
+
+template <class W, class Y>
+void launch_plain(Stream& stream, const char* name, const Few& p, const W* weight, const float* x,
+                  Y* y) {
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kPlainWarps)));
+  const auto run = [&]<int rows>() {
+    launch_early(stream, name, plain_kernel<W, Y, rows>, grid, dim3(kPlainWarps * kWarp), 0, p,
+                 weight, x, y);
+  };
+  if (p.M == 1) return run.template operator()<1>();
+  if (p.M <= 4) return run.template operator()<4>();
+  run.template operator()<8>();
+}
+
+}  // namespace
+
+bool multiply_few_rows(Stream& stream, const char* name, const LinearArgs& a, CBuf weight,
+                       int64_t weight_stride) noexcept {
+  const DType w = weight.dtype, x = a.x.dtype;
+  if (a.M < 1 || a.M > kMostRows || a.N < 1 || a.K < 8 || a.K % 8 != 0) return false;
+  if (!rows_aligned(weight, weight_stride, 16) || !rows_aligned(a.x, a.x_stride, 16)) return false;
+  const Few p = {a.M,         a.N, a.K, weight_stride, a.x_stride, a.y_stride, a.bias.as<float>(),
+                 a.accumulate};
+  const bool tensor = (w == DType::kBF16 && (x == w || a.product == Product::kBF16)) ||
+                      (w == DType::kF16 && x == w);
+  if (tensor) {
+    with_type(a.y.dtype, [&]<class Y>() {
+      if (w == DType::kF16) {
+        launch_tensor(stream, name, p, weight.as<f16>(), a.x.as<f16>(), a.y.as<Y>());
+      } else if (x == DType::kBF16) {
+        launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<bf16>(), a.y.as<Y>());
+      } else {
+        launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<float>(), a.y.as<Y>());
+      }
+    });
+    return true;
+  }
+  const bool plain = x == DType::kF32 && a.product == Product::kF32 && a.M <= kMostPlainRows;
+  if (!plain) return false;
+  with_type(a.y.dtype, [&]<class Y>() {
+    with_type(w, [&]<class W>() {
+      launch_plain(stream, name, p, weight.as<W>(), a.x.as<float>(), a.y.as<Y>());
+    });
+  });
+  return true;
+}
+
+}  // namespace mamba::cuda

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of few rows with a matrix that is read once: the steps of generation.
+#pragma once
+
+#include "kernels/linear.h"
+
+namespace mamba::cuda {
+
+// y = x W^T + bias (+ y) by kernels that read W (N, K), row stride weight_stride, at the speed of
+// memory. False, with nothing done, where they do not take types, alignment or so many rows.
+bool multiply_few_rows(Stream& stream, const char* name, const LinearArgs& args, CBuf weight,
+                       int64_t weight_stride) noexcept;
+
+}  // namespace mamba::cuda
