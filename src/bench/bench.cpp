@@ -125,7 +125,7 @@ KernelReport bench_kernel(const KernelEntry& entry, const Shape& shape, const Mo
 }
 
 ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
-                        const MeasureOptions& timing) {
+                        const MeasureOptions& timing, bool profile) {
   const int64_t V = model.config().vocab_size;
   ModelReport report;
   report.device = model.device_name();
@@ -141,20 +141,27 @@ ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
   report.decode_bytes = cost.bytes + 2.0 * static_cast<double>(batch_size * report.state_bytes);
   const std::vector<int32_t> ids = random_tokens(batch_size * prompt, V);  // (B, prompt)
   std::vector<float> logits(static_cast<size_t>(batch_size * V));          // (B, V)
-  report.prefill = measure(timing, [&] {
+  const auto prefill = [&] {
     state = model.new_state(batch_size);
     model.forward(ids.data(), prompt, state, Logits::kLast, logits.data());
-  });
+  };
+  report.prefill = measure(timing, prefill);
   MeasureOptions steps = timing;
   steps.min_runs = std::max<int64_t>(32, timing.min_runs);
-  report.decode = measure(steps, [&] { model.step(ids.data(), state, logits.data()); });
+  const auto decode = [&] { model.step(ids.data(), state, logits.data()); };
+  report.decode = measure(steps, decode);
+  if (profile) {
+    Device& device = model.network().device();
+    report.prefill_profile = profile_kernels(device, prefill);
+    report.decode_profile = profile_kernels(device, decode);
+  }
   return report;
 }
 
 bool can_train_in(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t seq_len, int64_t steps) {
+                        int64_t seq_len, int64_t steps, bool profile) {
   if (!can_train_in(options.dtype)) {
     fail(ErrorCode::kInvalidArgument,
          "[--dtype] expected f32 or bf16, in which there is training, got {}",
@@ -192,7 +199,7 @@ TrainReport bench_train(const Config& config, const ModelOptions& options, int64
   timing.seconds = 0;
   timing.warm_up = 1;
   timing.min_runs = timing.max_runs = steps;
-  report.step = measure(timing, [&] {
+  const auto train_step = [&] {
     network.zero_gradients();
     const LossSum loss = network.forward_backward(batch, 1.0 / static_cast<double>(count));
     const double norm = optimizer.grad_norm();
@@ -200,7 +207,9 @@ TrainReport bench_train(const Config& config, const ModelOptions& options, int64
     network.parameters_changed(false);
     report.last_loss = loss.nll / static_cast<double>(loss.targets);
     if (step == 1) report.first_loss = report.last_loss;
-  });
+  };
+  report.step = measure(timing, train_step);
+  if (profile) report.profile = profile_kernels(network.device(), train_step);
   report.peak_rss_bytes = peak_rss_bytes();
   return report;
 }

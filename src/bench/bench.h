@@ -9,6 +9,7 @@
 
 #include "bench/kernel_cases.h"
 #include "bench/measure.h"
+#include "bench/profile.h"
 #include "bench/roofline.h"
 #include "mamba/model.h"
 
@@ -38,10 +39,11 @@ struct ModelReport {
   // Read by one decode step: every matrix once, every state twice (read and written).
   double decode_bytes = 0;
   double flops_per_token = 0;  // of the matrices: a multiply-add for each element
+  std::vector<ProfileLine> prefill_profile, decode_profile;  // of one call; empty unless asked for
 };
 
 ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
-                        const MeasureOptions& timing);
+                        const MeasureOptions& timing, bool profile = false);
 
 struct TrainReport {
   std::string device, isa, model_type;
@@ -52,13 +54,14 @@ struct TrainReport {
   double first_loss = 0, last_loss = 0;  // nats a token, on one batch of random tokens
   int64_t planned_bytes = 0;             // by Network::plan_training
   int64_t peak_rss_bytes = 0;            // of this process
+  std::vector<ProfileLine> profile;      // of one more step; empty unless asked for
 };
 
 // Training steps exist in f32 and bf16: weights in blocks have no gradient.
 bool can_train_in(DType dtype);
 // Random weights, no files. Throws invalid_argument for another type of weights.
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t seq_len, int64_t steps);
+                        int64_t seq_len, int64_t steps, bool profile = false);
 
 // Largest resident size of this process so far.
 int64_t peak_rss_bytes();

@@ -31,7 +31,7 @@ struct BenchFlags {
   std::string name, shape, model, output = "table";
   int64_t batch_size = 1, prompt = 512, seq_len = 256, steps = 5;
   double seconds = 0.5;
-  bool cold = false, json = false;
+  bool cold = false, json = false, profile = false;
 };
 
 Limits limits_of(const ModelOptions& options) {
@@ -68,6 +68,26 @@ OrderedJson read_share_json(double share, bool cold) {
 
 std::string read_share_text(double share, bool cold) {
   return cold || share <= 1 ? fmt::format("{:.0f} %", share * 100) : "in cache";
+}
+
+OrderedJson profile_json(const std::vector<ProfileLine>& profile) {
+  OrderedJson json = OrderedJson::array();
+  for (const ProfileLine& line : profile) {
+    json.push_back({{"kernel", line.kernel}, {"calls", line.calls}, {"seconds", line.seconds}});
+  }
+  return json;
+}
+
+// Every kernel of `what` with its share of their time together.
+std::string profile_text(const char* what, const std::vector<ProfileLine>& profile) {
+  double total = 0;
+  for (const ProfileLine& line : profile) total += line.seconds;
+  std::string text = fmt::format("{}: kernels take {:.3f} ms together\n", what, total * 1e3);
+  for (const ProfileLine& line : profile) {
+    text += fmt::format("{:>10.3f} ms {:>5.1f} % {:>6} x {}\n", line.seconds * 1e3,
+                        100 * line.seconds / total, line.calls, line.kernel);
+  }
+  return text;
 }
 
 MeasureOptions timing_of(const BenchFlags& flags) {
@@ -161,7 +181,8 @@ int run_kernel(const BenchFlags& flags) {
 int run_model(const BenchFlags& flags) {
   const ModelOptions options = model_options(flags.run);
   BenchModel bench = open_bench_model(flags.model, options);
-  const ModelReport r = bench_model(bench.model, flags.batch_size, flags.prompt, timing_of(flags));
+  const ModelReport r =
+      bench_model(bench.model, flags.batch_size, flags.prompt, timing_of(flags), flags.profile);
   const int64_t peak = peak_rss_bytes();  // before the buffers of the next line
   const Limits limits = limits_of(options);
   const double prompt_tokens = static_cast<double>(r.batch_size * r.prompt);
@@ -195,6 +216,8 @@ int run_model(const BenchFlags& flags) {
           {"gb_per_s", decode_gb},
           {"share_of_read", read_share_json(decode_share, false)}}},
         {"peak_rss_bytes", peak},
+        {"prefill_profile", profile_json(r.prefill_profile)},
+        {"decode_profile", profile_json(r.decode_profile)},
     };
     write_output(json_text(json));
     return 0;
@@ -208,13 +231,17 @@ int run_model(const BenchFlags& flags) {
                   dtype_name(r.dtype), r.device, r.threads, r.batch_size, prefill, r.prompt,
                   time_text(r.prefill), prefill_gflop, 100 * prefill_gflop / rate, type, decode,
                   time_text(r.decode), decode_gb, read_share_text(decode_share, false)));
+  if (flags.profile) {
+    write_output(profile_text("prefill", r.prefill_profile));
+    write_output(profile_text("decode", r.decode_profile));
+  }
   return 0;
 }
 
 int run_train(const BenchFlags& flags) {
   const Config config = load_config(flags.model);
-  const TrainReport r =
-      bench_train(config, model_options(flags.run), flags.batch_size, flags.seq_len, flags.steps);
+  const TrainReport r = bench_train(config, model_options(flags.run), flags.batch_size,
+                                    flags.seq_len, flags.steps, flags.profile);
   const double rate = static_cast<double>(r.batch_size * r.seq_len) / r.step.median;
   if (flags.output == "json") {
     const OrderedJson json = {
@@ -234,6 +261,7 @@ int run_train(const BenchFlags& flags) {
         {"last_loss", r.last_loss},
         {"planned_bytes", r.planned_bytes},
         {"peak_rss_bytes", r.peak_rss_bytes},
+        {"profile", profile_json(r.profile)},
     };
     write_output(json_text(json));
     return 0;
@@ -247,6 +275,7 @@ int run_train(const BenchFlags& flags) {
       flags.model, r.parameters, flags.run.dtype, r.device, r.threads, r.batch_size, r.seq_len,
       rate, time_text(r.step), r.first_loss, r.last_loss,
       static_cast<double>(r.planned_bytes) / kMiB, static_cast<double>(r.peak_rss_bytes) / kMiB));
+  if (flags.profile) write_output(profile_text("a step", r.profile));
   return 0;
 }
 
@@ -255,6 +284,10 @@ void add_common(CLI::App& app, BenchFlags* f, bool with_dtype) {
   if (with_dtype) add_state_dtype(app, &f->run);
   add_choice(app, "-o,--output", &f->output, {"table", "json"}, "Form of the result");
   app.add_flag("--json", f->json, "As -o json");
+}
+
+void add_profile(CLI::App& app, BenchFlags* f) {
+  app.add_flag("--profile", f->profile, "Time every kernel of one more run, one after the other");
 }
 
 }  // namespace
@@ -284,6 +317,7 @@ CommandRun add_bench(CLI::App& parent) {
   add_int(*model, "--batch-size", &f->batch_size, 1, 65536, "Sequences");
   add_int(*model, "--prompt-length", &f->prompt, 1, 16777216, "Tokens of the prompt");
   add_number(*model, "--seconds", &f->seconds, 0, 600, "Time to measure each part at least");
+  add_profile(*model, f);
   add_common(*model, f, true);
   add_examples(*model, {{"Tokens a second of a size of the paper",
                          "mamba-cpp bench model mamba-130m --dtype bf16 --json"}});
@@ -294,6 +328,7 @@ CommandRun add_bench(CLI::App& parent) {
   add_int(*train, "--batch-size", &f->batch_size, 1, 65536, "Sequences of a step");
   add_int(*train, "--seq-len", &f->seq_len, 1, 16777216, "Tokens of a sequence");
   add_int(*train, "--steps", &f->steps, 1, 100000, "Steps to time, after one that is not timed");
+  add_profile(*train, f);
   add_common(*train, f, true);
   add_examples(*train, {{"Tokens a second of training",
                          "mamba-cpp bench train mamba-130m --batch-size 4 --seq-len 512"}});
