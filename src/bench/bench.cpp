@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/rng.h"
 #include "bench/speed.h"
+#include "bench/token_steps.h"
 #include "model/network.h"
 #include "model/size_estimate.h"
 #include "train/optimizer.h"
@@ -148,7 +149,8 @@ ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
   report.prefill = measure(timing, prefill);
   MeasureOptions steps = timing;
   steps.min_runs = std::max<int64_t>(32, timing.min_runs);
-  const auto decode = [&] { model.step(ids.data(), state, logits.data()); };
+  TokenSteps tokens(model);
+  const auto decode = [&] { tokens.step(ids.data(), state); };
   report.decode = measure(steps, decode);
   if (profile) {
     Device& device = model.network().device();

@@ -264,7 +264,7 @@ void build_adamw(KernelCase& c) {
 }
 
 void build_sample(KernelCase& c) {
-  SampleArgs a{};
+  SampleRow a{};
   a.vocab = c.shape["V"];
   a.logits = c.in(a.vocab, -8, 8);
   static constexpr SampleStep kSteps[] = {SampleStep::kTopK, SampleStep::kTopP,
@@ -273,7 +273,7 @@ void build_sample(KernelCase& c) {
   a.temperature = 0.8, a.top_k = 50, a.top_p = 0.95, a.uniform = 0.4321;
   a.token = c.out(1, DType::kI32).as<int32_t>();
   c.cost.flops = 2.0 * static_cast<double>(a.vocab);
-  run_with(c, &Kernels::sample, a);
+  c.run = [a](const Kernels& k, Stream& s) { k.sample(s, {1, &a}); };
 }
 
 void build_decay_forward(KernelCase& c) {

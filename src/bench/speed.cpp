@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "base/rng.h"
+#include "bench/token_steps.h"
 #include "formats/hf_config.h"
 #include "formats/weight_files.h"
 #include "model/network.h"
@@ -28,6 +29,7 @@ class SpeedRun {
  public:
   SpeedRun(Model& model, const SpeedTest& test, const SpeedOptions& options)
       : model_(model),
+        tokens_(model),
         test_(test),
         options_(options),
         chunk_(std::max<int64_t>(1, test.chunk / test.sequences)) {
@@ -77,12 +79,13 @@ class SpeedRun {
 
   void generate(int64_t count, State& state) {
     for (int64_t i = 0; i < count; ++i) {
-      model_.step(ids_.data() + i % kSteps * test_.sequences, state, logits_.data());
+      tokens_.step(ids_.data() + i % kSteps * test_.sequences, state);
       options_.poll();
     }
   }
 
   Model& model_;
+  TokenSteps tokens_;
   const SpeedTest& test_;
   const SpeedOptions& options_;
   int64_t chunk_;              // of each sequence

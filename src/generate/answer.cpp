@@ -112,6 +112,33 @@ void keep_history_for(Session& session, const SamplingOptions& options) {
   session.history_limit = needed < 0 ? -1 : std::max(session.history_limit, needed);
 }
 
+std::vector<LogitRow> step_rows(Model& model, const std::vector<int32_t>& tokens, State& state,
+                                std::vector<float>* room) {
+  Network& network = model.network();
+  const int64_t vocab = model.config().vocab_size;
+  CBuf logits;
+  if (network.device().real() == DType::kF32) {
+    logits = network.step(tokens.data(), state);
+  } else {
+    room->resize(tokens.size() * static_cast<size_t>(vocab));
+    model.step(tokens.data(), state, room->data());
+    logits = room->data();
+  }
+  std::vector<LogitRow> rows;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    rows.push_back({logits + static_cast<int64_t>(i) * vocab, network.memory().on_host()});
+  }
+  return rows;
+}
+
+const float* host_logits(Model& model, const LogitRow& logits, std::vector<float>* room) {
+  if (logits.on_host) return logits.data.as<float>();
+  room->resize(static_cast<size_t>(model.config().vocab_size));
+  model.network().memory().copy_out(room->data(), logits.data.data,
+                                    static_cast<int64_t>(room->size() * sizeof(float)));
+  return room->data();
+}
+
 Answer::Answer(Model& model, const Tokenizer* tokenizer, const AnswerTask& task,
                const Session& session)
     : model_(model),
@@ -126,28 +153,39 @@ Answer::Answer(Model& model, const Tokenizer* tokenizer, const AnswerTask& task,
   if (task.max_tokens == 0) finish(FinishReason::kLength);
 }
 
-int32_t Answer::draw(const float* logits, std::string* text) {
-  expect_finite(model_, logits, model_.config().vocab_size, "generate");
-  const int32_t id = sampler_.draw(model_.network().device(), logits, position_);
+SampleRow Answer::ask(const LogitRow& logits) {
+  if (logits.on_host) {
+    expect_finite(model_, logits.data.as<float>(), model_.config().vocab_size, "generate");
+  }
+  SampleRow row = sampler_.ask(logits.data, position_);
+  row.check_finite = !logits.on_host;
+  return row;
+}
+
+bool Answer::take(int32_t id, const LogitRow& logits, std::string* text) {
+  const int64_t vocab = model_.config().vocab_size;
+  if (id == kNotFinite)
+    expect_finite(model_, host_logits(model_, logits, &logits_), vocab, "generate");
   if (id < 0) {
     finish(FinishReason::kExhausted);
-    return id;
+    return false;
   }
+  sampler_.take(id);
   ++position_;
   out_.ids.push_back(id);
   if (task_.sampling.logprobs >= 0) {
-    const Config& config = model_.config();
-    out_.logprobs.push_back(logprobs_of(logits, config.vocab_size, drawable(config, tokenizer_), id,
+    out_.logprobs.push_back(logprobs_of(host_logits(model_, logits, &logits_), vocab,
+                                        drawable(model_.config(), tokenizer_), id,
                                         task_.sampling.logprobs));
   }
-  *text = take(id);
+  *text = text_of(id);
   if (!done_ && static_cast<int64_t>(out_.ids.size()) >= task_.max_tokens) {
     finish(FinishReason::kLength);
   }
-  return id;
+  return true;
 }
 
-std::string Answer::take(int32_t id) {
+std::string Answer::text_of(int32_t id) {
   ended_by_token_ = contains(eos_, id) || contains(task_.sampling.stop_ids, id);
   if (contains(eos_, id)) {
     finish(FinishReason::kEos);

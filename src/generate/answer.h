@@ -28,6 +28,13 @@ void check_session(const Session& session, const SamplingOptions& options);
 // Puts ids behind the session: count, hash and history. Its state must have taken them.
 void add_tokens(Session& session, const int32_t* ids, int64_t count);
 
+// Takes a token for each row into `state`; where the rows of logits lie until the next step. `room`
+// holds them where the model computes in f64.
+std::vector<LogitRow> step_rows(Model& model, const std::vector<int32_t>& tokens, State& state,
+                                std::vector<float>* room);
+// The same logits (vocab_size) in main memory, in `room` if they are not there already.
+const float* host_logits(Model& model, const LogitRow& logits, std::vector<float>* room);
+
 class Answer {
  public:
   // Goes on from `session`, which may go away afterwards. The task must have passed check_task.
@@ -37,9 +44,11 @@ class Answer {
   bool done() const { return done_; }
   // Whether the last token drawn is an end token or one of stop_ids, which has no text.
   bool ended_by_token() const { return ended_by_token_; }
-  // Draws a token from its logits (vocab_size) and returns it, or -1 where all are banned, which
-  // ends the answer. `text`: what became certain by it.
-  int32_t draw(const float* logits, std::string* text);
+  // What the kernel needs to draw the next token.
+  SampleRow ask(const LogitRow& logits);
+  // Takes what was drawn from those logits: false where all tokens are banned, which ends the
+  // answer. `text`: what became certain by it. Throws bad_file where the logits are not finite.
+  bool take(int32_t id, const LogitRow& logits, std::string* text);
   void finish(FinishReason reason);
   // What was held back is text now that nothing follows, except, where `stays_open`, an unfinished
   // character that a continued session can still complete: that one is left in `pending`.
@@ -47,8 +56,8 @@ class Answer {
   Generation& result() { return out_; }
 
  private:
-  // Takes a drawn token: text, or the end.
-  std::string take(int32_t id);
+  // What a drawn token means: text, or the end.
+  std::string text_of(int32_t id);
 
   Model& model_;
   const Tokenizer* tokenizer_;
@@ -58,6 +67,7 @@ class Answer {
   StopMatcher stops_;
   TextStream characters_;
   Sampler sampler_;
+  std::vector<float> logits_;  // (vocab_size) of the device, where the host needs them
   Generation out_;
   bool done_ = false, ended_by_token_ = false;
 };

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "generate/answer.h"
 #include "mamba/generate.h"
+#include "model/network.h"
 
 namespace mamba {
 namespace {
@@ -38,7 +39,8 @@ class BatchRun {
         tokenizer_(tokenizer),
         source_(source),
         sink_(sink),
-        options_(options) {}
+        options_(options),
+        drawer_(model.network().device()) {}
 
   bool run() {
     refill();
@@ -67,18 +69,22 @@ class BatchRun {
   void step() {
     std::vector<int32_t> tokens;
     for (const Row& row : rows_) tokens.push_back(row.token);
-    const int64_t vocab = model_.config().vocab_size;
-    logits_.resize(rows_.size() * static_cast<size_t>(vocab));
-    model_.step(tokens.data(), batch_, logits_.data());
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      draw(rows_[i], logits_.data() + static_cast<int64_t>(i) * vocab);
-    }
+    const std::vector<LogitRow> logits = step_rows(model_, tokens, batch_, &room_);
+    std::vector<Row*> rows;
+    for (Row& row : rows_) rows.push_back(&row);
+    draw(rows, logits);
   }
 
-  void draw(Row& row, const float* logits) {
-    std::string text;
-    row.token = row.answer->draw(logits, &text);
-    if (row.token >= 0) ++progress_.generated_tokens;
+  void draw(const std::vector<Row*>& rows, const std::vector<LogitRow>& logits) {
+    std::vector<SampleRow> each;
+    for (size_t i = 0; i < rows.size(); ++i) each.push_back(rows[i]->answer->ask(logits[i]));
+    std::vector<int32_t> tokens(rows.size());
+    drawer_.draw(each, logits[0].on_host, tokens.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      std::string text;
+      rows[i]->token = tokens[i];
+      if (rows[i]->answer->take(tokens[i], logits[i], &text)) ++progress_.generated_tokens;
+    }
   }
 
   // Hands over what has ended and puts new requests in its place and into free rows.
@@ -161,7 +167,7 @@ class BatchRun {
     check_session(session, request.sampling);
     progress_.prompt_tokens += session.tokens;
     row.answer = std::make_unique<Answer>(model_, tokenizer_, task, session);
-    if (!row.answer->done()) draw(row, session.logits.data());
+    if (!row.answer->done()) draw({&row}, {{CBuf(session.logits.data()), true}});
     row.state = std::move(session.state);
     return true;
   }
@@ -184,8 +190,9 @@ class BatchRun {
   const Sink& sink_;
   const BatchOptions& options_;
   std::vector<Row> rows_;
-  State batch_;                            // (rows)
-  std::vector<float> logits_;              // (rows, vocab_size)
+  State batch_;  // (rows)
+  TokenDrawer drawer_;
+  std::vector<float> room_;                // of logits, where the model computes in f64
   std::map<int64_t, Generation> waiting_;  // for an earlier one
   int64_t begun_ = 0, given_ = 0;          // requests taken, answers given to the sink
   bool source_ended_ = false, interrupted_ = false;

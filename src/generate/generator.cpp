@@ -8,19 +8,20 @@
 #include "generate/text_stream.h"
 #include "mamba/generate.h"
 #include "model/finite.h"
+#include "model/network.h"
 
 namespace mamba {
 namespace {
 
 // Tokens of a prompt that one forward call takes: enough for full tiles of the matrix products, and
-// its activations stay in cache for small models.
-constexpr int64_t kPrefillChunk = 512;
+// on a CPU its activations stay in cache for small models; a GPU has more to fill.
+int64_t prefill_chunk(Model& model) { return model.network().memory().on_host() ? 512 : 8192; }
 
 // The run of one call of Generator::generate.
 class Run {
  public:
   Run(Model& model, const Tokenizer* tokenizer, Session& session, const GenerateOptions& options)
-      : model_(model), session_(session), options_(options) {
+      : model_(model), session_(session), options_(options), drawer_(model.network().device()) {
     answers_.reserve(static_cast<size_t>(options.samples));
     for (int64_t i = 0; i < options.samples; ++i) {
       const AnswerTask task = {options.sampling, options.stop, options.max_tokens,
@@ -58,9 +59,7 @@ class Run {
       if (!answer.done()) active_.push_back(&answer);
     }
     const int64_t n = options_.samples;
-    for (int64_t i = 0; i < n; ++i) {
-      logits_.insert(logits_.end(), session_.logits.begin(), session_.logits.end());
-    }
+    logits_.assign(active_.size(), {CBuf(session_.logits.data()), true});
     if (n == 1) return;
     batch_ = model_.new_state(n);
     for (int64_t i = 0; i < n; ++i) batch_.assign(i, session_.state, 0);
@@ -69,16 +68,23 @@ class Run {
   State& state() { return options_.samples == 1 ? session_.state : batch_; }
 
   void draw() {
-    tokens_.clear();
+    std::vector<SampleRow> rows;
+    for (size_t row = 0; row < active_.size(); ++row) {
+      rows.push_back(active_[row]->ask(logits_[row]));
+    }
+    tokens_.resize(rows.size());
+    if (!rows.empty()) drawer_.draw(rows, logits_[0].on_host, tokens_.data());
     for (size_t row = 0; row < active_.size(); ++row) {
       Answer& answer = *active_[row];
       std::string text;
-      const int64_t vocab = model_.config().vocab_size;
-      const int32_t id = answer.draw(logits_.data() + static_cast<int64_t>(row) * vocab, &text);
-      tokens_.push_back(id);
-      if (id >= 0 && options_.on_token) options_.on_token(answer.sample(), id, text);
+      const int32_t id = tokens_[row];
+      if (answer.take(id, logits_[row], &text) && options_.on_token) {
+        options_.on_token(answer.sample(), id, text);
+      }
     }
   }
+
+  void step() { logits_ = step_rows(model_, tokens_, state(), &room_); }
 
   // Takes the drawn tokens into the states; rows that have ended leave the batch first.
   void advance() {
@@ -88,14 +94,17 @@ class Run {
       return;
     }
     if (options_.keep_session) {  // one sample: its last token counts too
-      model_.step(tokens_.data(), session_.state, logits_.data());
-      expect_finite(model_, logits_.data(), model_.config().vocab_size, "generate");
-      session_.logits = logits_;
+      step();
+      const int64_t vocab = model_.config().vocab_size;
+      const float* logits = host_logits(model_, logits_[0], &room_);
+      expect_finite(model_, logits, vocab, "generate");
+      session_.logits.assign(logits, logits + vocab);
+      logits_[0] = {CBuf(session_.logits.data()), true};
       if (active_[0]->done()) active_.clear();
       return;
     }
     compact();
-    if (!active_.empty()) model_.step(tokens_.data(), state(), logits_.data());
+    if (!active_.empty()) step();
   }
 
   void compact() {
@@ -130,8 +139,10 @@ class Run {
   std::vector<Answer> answers_;
   std::vector<Answer*> active_;  // the rows of the batch
   State batch_;                  // with several samples
-  std::vector<float> logits_;    // (rows, vocab_size)
-  std::vector<int32_t> tokens_;  // (rows) drawn last
+  TokenDrawer drawer_;
+  std::vector<LogitRow> logits_;  // (rows)
+  std::vector<float> room_;       // of logits that the host needs
+  std::vector<int32_t> tokens_;   // (rows) drawn last
   bool end_dropped_ = false;
 };
 
@@ -185,9 +196,10 @@ bool Generator::prefill(Session& session, const std::vector<int32_t>& ids,
   }
   TextStream characters(session.pending);
   session.logits.resize(count > 0 ? static_cast<size_t>(vocab) : session.logits.size());
-  for (int64_t at = 0; at < count; at += kPrefillChunk) {
+  const int64_t chunk = prefill_chunk(*model_);
+  for (int64_t at = 0; at < count; at += chunk) {
     if (interrupted && interrupted()) return false;
-    const int64_t length = std::min(kPrefillChunk, count - at);
+    const int64_t length = std::min(chunk, count - at);
     model_->forward(ids.data() + at, length, session.state, Logits::kLast, session.logits.data());
     expect_finite(*model_, session.logits.data(), vocab, "generate");
     add_tokens(session, ids.data() + at, length);

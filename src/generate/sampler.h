@@ -6,10 +6,18 @@
 #include <unordered_map>
 #include <vector>
 
+#include "device/arena.h"
 #include "device/device.h"
+#include "kernels/sample.h"
 #include "mamba/generate.h"
 
 namespace mamba {
+
+// The logits of a token (vocab_size): the host's, or in the memory of the device.
+struct LogitRow {
+  CBuf data;
+  bool on_host = true;
+};
 
 // Draws the tokens of one sequence. `options` must outlive it.
 class Sampler {
@@ -19,15 +27,17 @@ class Sampler {
   Sampler(const SamplingOptions& options, int64_t vocab, std::vector<int32_t> ends, int64_t sample,
           const std::vector<int32_t>& history);
 
+  // What the kernel needs for the next draw; its lists are this object's until the next call.
   // `position` counts the tokens before the one drawn, so that neither batch nor threads nor a
-  // saved session in between changes the draw. -1: every token is banned.
-  int32_t draw(Device& device, const float* logits, int64_t position);
+  // saved session in between changes the draw.
+  SampleRow ask(CBuf logits, int64_t position);
+  // Takes the token that was drawn (or kNoToken) into the history.
+  void take(int32_t token);
 
  private:
-  bool has_bans() const;
-  // The logits with biases and bans, or `logits` itself where there are none.
-  const float* allowed(const float* logits);
-  void ban_ngrams(float* logits) const;
+  // The biases and bans of the next draw.
+  void list_biases();
+  void ban_ngrams();
   void remember(int32_t id);
 
   const SamplingOptions& options_;
@@ -37,8 +47,25 @@ class Sampler {
   std::vector<int32_t> tokens_;  // as many as the options look back on, and those drawn
   size_t window_ = 0;            // first of tokens_ that penalties count
   std::unordered_map<int32_t, int32_t> times_;  // of each token from there on
-  std::vector<float> biased_;                   // (vocab)
-  std::vector<int32_t> seen_, seen_times_;      // times_ as the kernel takes them
+  std::vector<SampleStep> steps_;
+  std::vector<int32_t> biased_;  // ids, and what is added to their logits
+  std::vector<double> bias_;
+  std::vector<int32_t> seen_, seen_times_;  // times_ as the kernel takes them
+};
+
+// Runs the kernel over the rows of a step.
+class TokenDrawer {
+ public:
+  explicit TokenDrawer(Device& device) : device_(device) {}
+  // tokens[i] from rows[i] (their `token` is overwritten), whose logits are all the host's or all
+  // the device's; waits for them.
+  void draw(std::vector<SampleRow> rows, bool on_host, int32_t* tokens);
+
+ private:
+  void lists_to_device(std::vector<SampleRow>& rows);
+
+  Device& device_;
+  AlignedBlock lists_, tokens_;  // in the memory of the device
 };
 
 // log softmax over `vocab` logits in f64: of `id`, and the `count` best below `drawable`. NaN

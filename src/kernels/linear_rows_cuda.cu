@@ -8,11 +8,12 @@ namespace mamba::cuda {
 namespace {
 
 constexpr int kMostWarps = 8;
-constexpr int kMostRows = 64;      // of x, on tensor cores
+constexpr int kMostRows = 16;      // of x, on tensor cores; beyond, x is read more often than W
 constexpr int kMostPlainRows = 8;  // by multiply-adds
-constexpr int kRowsOfWeight = 8;   // of a block on tensor cores
+constexpr int kRowsOfWeight = 8;   // of a block at a time on tensor cores
 constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
 constexpr int kAhead = 4;          // steps whose weights are loaded at once
+constexpr int kMostBlocks = 528;   // of a grid, which takes the rest in turns
 constexpr int kPlainWarps = 4;     // rows of the weight of a block by multiply-adds
 
 struct Few {
@@ -64,81 +65,82 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], uint32_t a0, uint32
   }
 }
 
-// A block has 8 rows of the weight and all of x; its warps take steps of columns in turn, and
-// their sums are added in order. Within a step a lane has 8 neighbouring columns of a row, for x
-// and the weight alike, so which column the tensor cores take them for does not matter.
-template <class W, class X, class Y, int tiles>
+// A block takes 8 rows of the weight at a time with all of x; its warps take steps of columns in
+// turn, and their sums are added in order. Within a step a lane has 8 neighbouring columns of a
+// row, for x and the weight alike, so which column the tensor cores take them for does not matter.
+template <class W, class X, class Y>
 __global__ void __launch_bounds__(kMostWarps* kWarp)
     tensor_kernel(Few p, const W* weight, const X* x, Y* y) {
-  __shared__ float sums[kMostWarps][16 * tiles][kRowsOfWeight + 1];
+  __shared__ float sums[kMostWarps][kMostRows][kRowsOfWeight + 1];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int g = lane / 4, q = lane % 4;
-  const int64_t n0 = static_cast<int64_t>(blockIdx.x) * kRowsOfWeight;
-  const int64_t row = n0 + g < p.N ? n0 + g : p.N - 1;
-  const int64_t first = static_cast<int64_t>(warp) * kStep + 8 * q;
+  const int64_t first = static_cast<int64_t>(warp) * kStep;
   const int64_t stride = static_cast<int64_t>(warps) * kStep;
-  const W* from = weight + row * p.weight_stride;
   uint32_t b[kAhead][4];
-  const auto fetch = [&](int64_t k) {
+  const auto fetch = [&](int64_t n0, int64_t k) {
+    const int64_t row = n0 + g < p.N ? n0 + g : p.N - 1;
+    const W* from = weight + row * p.weight_stride + k + 8 * q;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int64_t at = k + i * stride;
       b[i][0] = b[i][1] = b[i][2] = b[i][3] = 0;
-      if (at < p.K) load_weights(from + at, b[i]);
+      if (k + 8 * q + i * stride < p.K) load_weights(from + i * stride, b[i]);
     }
   };
-  fetch(first);
+  int64_t n0 = static_cast<int64_t>(blockIdx.x) * kRowsOfWeight;
+  fetch(n0, first);
   wait_for_previous();
-  float c[tiles][4] = {};
-  for (int64_t k = first; k - 8 * q < p.K; k += kAhead * stride) {
-    if (k != first) fetch(k);
+  for (; n0 < p.N; n0 += static_cast<int64_t>(gridDim.x) * kRowsOfWeight) {
+    float c[4] = {};
+    for (int64_t k = first; k < p.K; k += kAhead * stride) {
+      if (k != first) fetch(n0, k);
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int64_t at = k + i * stride;
-      if (at - 8 * q >= p.K) break;  // the same for the whole warp
-#pragma unroll
-      for (int t = 0; t < tiles; ++t) {
+      for (int i = 0; i < kAhead; ++i) {
+        const int64_t at = k + i * stride + 8 * q;
+        if (at - 8 * q >= p.K) break;  // the same for the whole warp
         uint32_t low[4] = {}, high[4] = {};
-        const int64_t m = 16 * t + g;
-        if (m < p.M && at < p.K) load_eight<W>(x + m * p.x_stride + at, low);
-        if (m + 8 < p.M && at < p.K) load_eight<W>(x + (m + 8) * p.x_stride + at, high);
-        multiply_tile<W>(c[t], low[0], high[0], low[1], high[1], b[i][0], b[i][1]);
-        multiply_tile<W>(c[t], low[2], high[2], low[3], high[3], b[i][2], b[i][3]);
+        if (g < p.M && at < p.K) load_eight<W>(x + g * p.x_stride + at, low);
+        if (g + 8 < p.M && at < p.K) load_eight<W>(x + (g + 8) * p.x_stride + at, high);
+        multiply_tile<W>(c, low[0], high[0], low[1], high[1], b[i][0], b[i][1]);
+        multiply_tile<W>(c, low[2], high[2], low[3], high[3], b[i][2], b[i][3]);
       }
     }
-  }
+    const int64_t next = n0 + static_cast<int64_t>(gridDim.x) * kRowsOfWeight;
+    if (next < p.N) fetch(next, first);
 #pragma unroll
-  for (int t = 0; t < tiles; ++t) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sums[warp][16 * t + g + i / 2 * 8][2 * q + i % 2] = c[t][i];
-  }
-  __syncthreads();
-  for (int e = threadIdx.x; e < p.M * kRowsOfWeight; e += blockDim.x) {
-    const int m = e / kRowsOfWeight, j = e % kRowsOfWeight;
-    if (n0 + j >= p.N) continue;
-    float v = 0;
-    for (int w = 0; w < warps; ++w) v += sums[w][m][j];
-    put(p, y, m, n0 + j, v);
+    for (int i = 0; i < 4; ++i) sums[warp][g + i / 2 * 8][2 * q + i % 2] = c[i];
+    __syncthreads();
+    for (int e = threadIdx.x; e < p.M * kRowsOfWeight; e += blockDim.x) {
+      const int m = e / kRowsOfWeight, j = e % kRowsOfWeight;
+      if (n0 + j >= p.N) continue;
+      float v = 0;
+      for (int w = 0; w < warps; ++w) v += sums[w][m][j];
+      put(p, y, m, n0 + j, v);
+    }
+    if (next < p.N) __syncthreads();
   }
 }
 
-// A warp a row of the weight, `rows` rows of x.
+// A warp a row of the weight, `rows` rows of x; 8 columns a lane at a time whatever W is, so that
+// the same numbers in another type have the same sums.
 template <class W, class Y, int rows>
 __global__ void __launch_bounds__(kPlainWarps* kWarp)
     plain_kernel(Few p, const W* weight, const float* x, Y* y) {
-  constexpr int kEach = 16 / sizeof(W);
+  constexpr int kEach = 8, kParts = kEach * sizeof(W) / 16;
   const int lane = threadIdx.x % kWarp;
   const int64_t n = static_cast<int64_t>(blockIdx.x) * kPlainWarps + threadIdx.x / kWarp;
   if (n >= p.N) return;
   const W* from = weight + n * p.weight_stride;
   float sum[rows] = {};
-  uint32_t w[kAhead][4];
+  uint32_t w[kAhead][kParts][4];
   const auto fetch = [&](int64_t k) {
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       const int64_t at = k + i * kWarp * kEach;
-      w[i][0] = w[i][1] = w[i][2] = w[i][3] = 0;
-      if (at < p.K) load_weights(from + at, w[i]);
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        w[i][part][0] = w[i][part][1] = w[i][part][2] = w[i][part][3] = 0;
+        if (at < p.K) load_weights(from + at + part * (kEach / kParts), w[i][part]);
+      }
     }
   };
   fetch(lane * kEach);
@@ -170,15 +172,10 @@ __global__ void __launch_bounds__(kPlainWarps* kWarp)
 template <class W, class X, class Y>
 void launch_tensor(Stream& stream, const char* name, const Few& p, const W* weight, const X* x,
                    Y* y) {
-  const int64_t steps = ceil_div(p.K, kStep);
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kRowsOfWeight)));
+  const int64_t steps = ceil_div(p.K, kStep), blocks = ceil_div(p.N, kRowsOfWeight);
+  const dim3 grid(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
   const dim3 block(static_cast<unsigned>(kWarp * (steps < kMostWarps ? steps : kMostWarps)));
-  const auto run = [&]<int tiles>() {
-    launch_early(stream, name, tensor_kernel<W, X, Y, tiles>, grid, block, 0, p, weight, x, y);
-  };
-  if (p.M <= 16) return run.template operator()<1>();
-  if (p.M <= 32) return run.template operator()<2>();
-  run.template operator()<4>();
+  launch_early(stream, name, tensor_kernel<W, X, Y>, grid, block, 0, p, weight, x, y);
 }
 
 template <class W, class Y>

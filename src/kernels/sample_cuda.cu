@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// sample for CUDA: one block of threads takes the row through all steps in f64. What is ranked is
+// sample for CUDA: one block of threads takes a row through all steps in f64. What is ranked is
 // found digit by digit from histograms, with probabilities as integers of 2^-46 and finer, so that
-// no sum depends on an order. `steps` is host memory; logits, seen, seen_times and token are the
-// device's.
+// no sum depends on an order.
 #include "kernels/cuda.cuh"
 #include "kernels/sample.h"
 
@@ -15,13 +14,15 @@ constexpr int kMaxSteps = 64;
 constexpr int kBins = 256;
 
 struct Settings {
+  const void* logits;
   int64_t vocab;
   double temperature, typical_p, top_p, min_p, repeat, presence, frequency, uniform;
-  int64_t top_k, seen_count;
-  const int32_t *seen, *seen_times;
+  int64_t top_k, seen_count, biased_count;
+  const int32_t *seen, *seen_times, *biased;
+  const double* bias;
   int32_t* token;
   int step_count;
-  bool greedy;
+  bool greedy, check_finite;
   SampleStep steps[kMaxSteps];
 };
 
@@ -92,6 +93,19 @@ class Chain {
  public:
   __device__ Chain(const Settings& settings, const Kept& kept, Shared& shared)
       : a_(settings), k_(kept), s_(shared), count_(settings.vocab) {}
+
+  // By one thread, as an id may be there more than once.
+  __device__ void add_biases() {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      for (int64_t i = 0; i < a_.biased_count; ++i) {
+        const float x = __double2float_rn(__dadd_rn(k_.x[a_.biased[i]], a_.bias[i]));
+        k_.x[a_.biased[i]] = isnan(x) ? -INFINITY : static_cast<double>(x);
+      }
+    }
+    __syncthreads();
+  }
+  __device__ bool any_left() { return largest() > -INFINITY; }
 
   __device__ void apply(SampleStep step) {
     switch (step) {
@@ -339,39 +353,75 @@ class Chain {
   int64_t count_;
 };
 
+// The smallest index among the largest logits as they are, without the memory of a chain; whether
+// all are finite in `finite`.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sample_kernel(const __grid_constant__ Settings a, const T* logits, Kept kept) {
-  __shared__ Shared shared;
+__device__ int32_t first_largest(const T* logits, int64_t vocab, Shared& s, bool& finite) {
+  float most = -INFINITY;
+  int32_t at = INT32_MAX;
+  bool all = true;
+#pragma unroll 8
+  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
+    float v = load(logits + i);
+    all = all && isfinite(v);
+    if (isnan(v)) v = -INFINITY;
+    if (v > most || at == INT32_MAX) most = v, at = static_cast<int32_t>(i);
+  }
+  finite = __syncthreads_and(all);
+  const double top = block_max(static_cast<double>(most), s);
+  if (threadIdx.x == 0) s.index = INT32_MAX;
+  __syncthreads();
+  if (static_cast<double>(most) == top) atomicMin(&s.index, at);
+  __syncthreads();
+  return s.index;
+}
+
+template <class T>
+__device__ int32_t choose(const Settings& a, const Kept& kept, Shared& shared) {
+  const T* logits = static_cast<const T*>(a.logits);
+  if (a.greedy && a.seen_count == 0 && a.biased_count == 0) {
+    bool finite = true;
+    const int32_t token = first_largest(logits, a.vocab, shared, finite);
+    return a.check_finite && !finite ? kNotFinite : token;
+  }
+  bool all = true;
   for (int64_t i = threadIdx.x; i < a.vocab; i += kThreads) {
     const float logit = load(logits + i);
+    all = all && isfinite(logit);
     kept.x[i] = isnan(logit) ? -INFINITY : static_cast<double>(logit);
     kept.id[i] = static_cast<int32_t>(i);
   }
-  __syncthreads();
+  if (!__syncthreads_and(all) && a.check_finite) return kNotFinite;
   Chain chain(a, kept, shared);
+  chain.add_biases();
+  if (a.biased_count > 0 && !chain.any_left()) return kNoToken;
   for (int s = 0; s < a.step_count; ++s) {
     if (!a.greedy || a.steps[s] == SampleStep::kPenalties) chain.apply(a.steps[s]);
   }
-  const int32_t token = a.greedy ? chain.greedy() : chain.draw();
+  return a.greedy ? chain.greedy() : chain.draw();
+}
+
+// A block a row; `memory` is `row_bytes` a row.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sample_kernel(const Settings* rows, char* memory, int64_t row_bytes) {
+  __shared__ Shared shared;
+  __shared__ Settings a;
+  static_assert(sizeof(Settings) % 4 == 0);
+  for (int i = threadIdx.x; i < static_cast<int>(sizeof(Settings) / 4); i += kThreads) {
+    reinterpret_cast<uint32_t*>(&a)[i] = reinterpret_cast<const uint32_t*>(rows + blockIdx.x)[i];
+  }
+  __syncthreads();
+  auto* doubles = reinterpret_cast<double*>(memory + blockIdx.x * row_bytes);
+  const Kept kept = {doubles, doubles + a.vocab, reinterpret_cast<uint64_t*>(doubles + 2 * a.vocab),
+                     reinterpret_cast<int32_t*>(doubles + 3 * a.vocab)};
+  const int32_t token = a.vocab > 0 ? choose<T>(a, kept, shared) : 0;
   if (threadIdx.x == 0) *a.token = token;
 }
 
-}  // namespace
-
-void sample(Stream& stream, const SampleArgs& a) noexcept {
-  if (a.vocab <= 0 || a.step_count > kMaxSteps) {
-    expect_success(stream, "sample",
-                   a.vocab <= 0 ? cudaMemsetAsync(a.token, 0, sizeof(int32_t), cuda_stream(stream))
-                                : cudaErrorInvalidValue);
-    return;
-  }
-  char* memory = stream.scratch<char>(a.vocab * 28 + 8);
-  if (memory == nullptr) return;
-  auto* doubles = reinterpret_cast<double*>(memory);
-  const Kept kept = {doubles, doubles + a.vocab, reinterpret_cast<uint64_t*>(doubles + 2 * a.vocab),
-                     reinterpret_cast<int32_t*>(doubles + 3 * a.vocab)};
-  Settings s = {a.vocab,
+Settings settings_of(const SampleRow& a) {
+  Settings s = {a.logits.data,
+                a.vocab,
                 a.temperature,
                 a.typical_p,
                 a.top_p,
@@ -382,17 +432,58 @@ void sample(Stream& stream, const SampleArgs& a) noexcept {
                 a.uniform,
                 a.top_k,
                 a.seen_count,
+                a.biased_count,
                 a.seen,
                 a.seen_times,
+                a.biased,
+                a.bias,
                 a.token,
                 static_cast<int>(a.step_count),
                 !(a.temperature > 0),
+                a.check_finite,
                 {}};
   for (int64_t i = 0; i < a.step_count; ++i) s.steps[i] = a.steps[i];
-  with_type(a.logits.dtype, [&]<class T>() {
-    launch(stream, "sample", sample_kernel<T>, dim3(1), dim3(kThreads), 0, s, a.logits.as<T>(),
-           kept);
+  return s;
+}
+
+// So many rows at once that what a copy takes is small and the memory of chains bounded.
+constexpr int64_t kMostRows = 64;
+
+void sample_some(Stream& stream, const SampleRow* rows, int64_t count) {
+  Settings settings[kMostRows];
+  int64_t row_bytes = 0;
+  for (int64_t r = 0; r < count; ++r) {
+    const SampleRow& row = rows[r];
+    if (row.step_count > kMaxSteps || row.logits.dtype != rows[0].logits.dtype) {
+      expect_success(stream, "sample", cudaErrorInvalidValue);
+      return;
+    }
+    settings[r] = settings_of(row);
+    const bool plain = settings[r].greedy && row.seen_count == 0 && row.biased_count == 0;
+    const int64_t bytes = plain ? 0 : (row.vocab * 28 + 15) / 8 * 8;
+    row_bytes = bytes > row_bytes ? bytes : row_bytes;
+  }
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(settings));
+  char* memory = stream.scratch<char>(kBytes + count * row_bytes);
+  if (memory == nullptr) return;
+  // From pageable memory: it is read before the call returns.
+  const cudaError_t copied =
+      cudaMemcpyAsync(memory, settings, static_cast<size_t>(count) * sizeof(Settings),
+                      cudaMemcpyHostToDevice, cuda_stream(stream));
+  if (!expect_success(stream, "sample", copied)) return;
+  with_type(rows[0].logits.dtype, [&]<class T>() {
+    launch(stream, "sample", sample_kernel<T>, dim3(static_cast<unsigned>(count)), dim3(kThreads),
+           0, reinterpret_cast<const Settings*>(memory), memory + kBytes, row_bytes);
   });
+}
+
+}  // namespace
+
+void sample(Stream& stream, const SampleArgs& args) noexcept {
+  for (int64_t begin = 0; begin < args.count && stream.failed == nullptr; begin += kMostRows) {
+    const int64_t left = args.count - begin;
+    sample_some(stream, args.rows + begin, left < kMostRows ? left : kMostRows);
+  }
 }
 
 }  // namespace mamba::cuda

@@ -61,19 +61,35 @@ class Ranking {
   std::vector<int32_t> order_;
 };
 
+// The f32 nearest to x + bias, as the logits are f32; those of the f64 reference keep its bits.
+double biased(const SampleRow& a, double x, double bias) {
+  return a.logits.dtype == DType::kF64 ? x + bias : double{static_cast<float>(x + bias)};
+}
+
 // The kept tokens on their way through the steps, in the order of their index.
 class Chain {
  public:
-  explicit Chain(const SampleArgs& args)
+  explicit Chain(const SampleRow& args)
       : a_(args), x_(static_cast<size_t>(args.vocab)), id_(x_.size()) {
     with_float(a_.logits.dtype, [&]<class T>() {
       for (int64_t i = 0; i < a_.vocab; ++i) {
         const double logit = a_.logits.as<T>()[i];
+        finite_ = finite_ && std::isfinite(logit);
         x_[i] = std::isnan(logit) ? -kInfinity : logit;
         id_[i] = static_cast<int32_t>(i);
       }
     });
   }
+
+  bool finite() const { return finite_; }
+  void add_biases() {
+    for (int64_t i = 0; i < a_.biased_count; ++i) {
+      double& x = x_[static_cast<size_t>(a_.biased[i])];
+      x = biased(a_, x, a_.bias[i]);
+      if (std::isnan(x)) x = -kInfinity;
+    }
+  }
+  bool any_left() const { return largest() > -kInfinity; }
 
   void apply(SampleStep step) {
     switch (step) {
@@ -189,13 +205,33 @@ class Chain {
     id_.resize(n);
   }
 
-  const SampleArgs& a_;
+  const SampleRow& a_;
   std::vector<double> x_, weight_;
   std::vector<int32_t> id_;
+  bool finite_ = true;
 };
 
-int32_t choose(const SampleArgs& a) {
+// The smallest index among the largest, from the logits as they are.
+int32_t first_largest(const SampleRow& a) {
+  int64_t first = 0;
+  bool finite = true;
+  with_float(a.logits.dtype, [&]<class T>() {
+    const T* x = a.logits.as<T>();
+    T most = -std::numeric_limits<T>::infinity();
+    for (int64_t i = 0; i < a.vocab; ++i) {
+      if (a.check_finite) finite = finite && std::isfinite(x[i]);
+      if (x[i] > most) most = x[i], first = i;
+    }
+  });
+  return finite ? static_cast<int32_t>(first) : kNotFinite;
+}
+
+int32_t choose(const SampleRow& a) {
+  if (!(a.temperature > 0) && a.seen_count == 0 && a.biased_count == 0) return first_largest(a);
   Chain chain(a);
+  if (a.check_finite && !chain.finite()) return kNotFinite;
+  chain.add_biases();
+  if (a.biased_count > 0 && !chain.any_left()) return kNoToken;
   const bool greedy = !(a.temperature > 0);
   for (int64_t i = 0; i < a.step_count; ++i) {
     if (!greedy || a.steps[i] == SampleStep::kPenalties) chain.apply(a.steps[i]);
@@ -205,15 +241,18 @@ int32_t choose(const SampleArgs& a) {
 
 }  // namespace
 
-void sample(Stream& stream, const SampleArgs& a) noexcept {
-  *a.token = 0;
-  if (a.vocab <= 0) return;
-  try {
-    *a.token = choose(a);
-  } catch (const std::bad_alloc&) {
-    if (stream.failed == nullptr) {
-      stream.failed = "sample";
-      stream.failed_bytes = a.vocab * 32;
+void sample(Stream& stream, const SampleArgs& args) noexcept {
+  for (int64_t r = 0; r < args.count; ++r) {
+    const SampleRow& a = args.rows[r];
+    *a.token = 0;
+    if (a.vocab <= 0) continue;
+    try {
+      *a.token = choose(a);
+    } catch (const std::bad_alloc&) {
+      if (stream.failed == nullptr) {
+        stream.failed = "sample";
+        stream.failed_bytes = a.vocab * 32;
+      }
     }
   }
 }

@@ -277,7 +277,6 @@ CBuf Network::step(const int32_t* ids, State& state) {
   }
   const Buf logits(logits_.data(), real);
   enqueue_step(ids, state, logits);
-  device_->sync();
   return logits;
 }
 
@@ -290,6 +289,7 @@ void Network::step(const int32_t* ids, State& state, Buf logits) {
   const CBuf from = step(ids, state);
   memory().copy_out(logits.data, from.data,
                     state.batch() * config_.vocab_size * dtype_size(from.dtype));
+  device_->sync();
 }
 
 }  // namespace mamba

@@ -83,7 +83,8 @@ class Network {
   LossSum forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll);
   // One token a row; ids (B) in [0, V), logits (B, V) in real(), the host's, or null.
   void step(const int32_t* ids, State& state, Buf logits);
-  // The same; the logits (B, V) in memory() that it returns are valid until the next call.
+  // The same, enqueued; the logits (B, V) in memory() that it returns are valid until the next
+  // call.
   CBuf step(const int32_t* ids, State& state);
 
   // Type of new states: f32 or bf16 (f64 on ref64 whatever is said).

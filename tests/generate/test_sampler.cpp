@@ -15,6 +15,14 @@
 namespace mamba {
 namespace {
 
+// -1: every token is banned.
+int32_t draw(Sampler& sampler, Device& device, const std::vector<float>& logits, int64_t position) {
+  int32_t token = -7;
+  TokenDrawer(device).draw({sampler.ask(CBuf(logits.data()), position)}, true, &token);
+  sampler.take(token);
+  return token;
+}
+
 using test::byte_model;
 using test::fails_with;
 using test::prefilled;
@@ -114,7 +122,7 @@ void expect_distribution(const SamplingOptions& options, const std::vector<float
   std::map<int32_t, int> hits;
   for (int i = 0; i < draws; ++i) {
     Sampler sampler(options, static_cast<int64_t>(logits.size()), {}, 0, history);
-    ++hits[sampler.draw(*on, logits.data(), i)];
+    ++hits[draw(sampler, *on, logits, i)];
   }
   double chi = 0, rest = 0, rest_hits = 0;
   int cells = 0, known = 0;
@@ -207,7 +215,7 @@ int32_t greedy(SamplingOptions o, const std::vector<float>& logits,
                const std::vector<int32_t>& history) {
   o.temperature = 0;
   Sampler sampler(o, static_cast<int64_t>(logits.size()), {}, 0, history);
-  return sampler.draw(*device(), logits.data(), 0);
+  return draw(sampler, *device(), logits, 0);
 }
 
 TEST(Sampler, PenaltiesAgreeWithHandComputedValues) {
@@ -244,7 +252,7 @@ TEST(Sampler, DrawnTokensEnterTheWindowAndLeaveIt) {
   Sampler sampler(o, 3, {}, 0, {2});
   const auto on = device();
   std::vector<int32_t> ids;
-  for (int i = 0; i < 7; ++i) ids.push_back(sampler.draw(*on, logits.data(), i));
+  for (int i = 0; i < 7; ++i) ids.push_back(draw(sampler, *on, logits, i));
   EXPECT_EQ(ids, (std::vector<int32_t>{0, 1, 2, 0, 1, 2, 0}));
 }
 

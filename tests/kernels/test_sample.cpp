@@ -27,8 +27,8 @@ struct Options {
 };
 
 template <class T>
-SampleArgs args_of(const std::vector<T>& logits, const Options& o, double uniform, int32_t* token) {
-  SampleArgs a{};
+SampleRow row_of(const std::vector<T>& logits, const Options& o, double uniform, int32_t* token) {
+  SampleRow a{};
   a.vocab = static_cast<int64_t>(logits.size());
   a.logits = CBuf(logits.data());
   a.steps = o.steps.data();
@@ -46,7 +46,8 @@ SampleArgs args_of(const std::vector<T>& logits, const Options& o, double unifor
 
 int32_t draw(Device& device, const std::vector<float>& logits, const Options& o, double uniform) {
   std::vector<int32_t> token = {-7};
-  device.kernels().sample(device.stream(), args_of(logits, o, uniform, token.data()));
+  const SampleRow row = row_of(logits, o, uniform, token.data());
+  device.kernels().sample(device.stream(), {1, &row});
   device.sync();
   return token[0];
 }
@@ -335,13 +336,68 @@ TEST(Sample, ALargeVocabularyAgreesWithTheDefinition) {
   }
 }
 
+// Biases, bans and checks, and that rows of one call do not mix.
+TEST(Sample, BiasesBansAndChecksAreThoseOfTheRow) {
+  for_each_backend([](Device& device) {
+    const std::vector<float> plain = {1, 3, 2, 0}, broken = {1, NAN, 2, 0}, endless = {1, kInf, 2};
+    const std::vector<int32_t> biased = {1, 0, 1}, all = {0, 1, 2, 3};
+    const std::vector<double> bias = {-1.5, 0.75, -0.25}, ban(4, -kInf), nan = {NAN};
+    std::vector<int32_t> token(8, -7);
+    std::vector<SampleRow> rows;
+    const Options greedy = {.temperature = 0};
+    const auto add = [&](const std::vector<float>& logits, const std::vector<int32_t>& ids,
+                         const std::vector<double>& values, bool check) {
+      SampleRow row = row_of(logits, greedy, 0, token.data() + rows.size());
+      row.check_finite = check;
+      row.biased = ids.data(), row.bias = values.data();
+      row.biased_count = static_cast<int64_t>(std::min(ids.size(), values.size()));
+      rows.push_back(row);
+    };
+    add(plain, {}, {}, true);
+    add(plain, biased, bias, true);  // 1.75, 1.25, 2, 0
+    add(plain, all, ban, false);
+    add(broken, {}, {}, true);
+    add(broken, {}, {}, false);
+    add(endless, {}, {}, true);
+    add(endless, biased, ban, false);  // id 2 alone is left
+    add(plain, biased, nan, false);    // NaN bans
+    device.kernels().sample(device.stream(), {static_cast<int64_t>(rows.size()), rows.data()});
+    device.sync();
+    EXPECT_EQ(token, (std::vector<int32_t>{1, 2, kNoToken, kNotFinite, 2, kNotFinite, 2, 2}));
+    // The same among random draws of other options, row by row and together.
+    Random random(3);
+    std::vector<std::vector<float>> logits(9);
+    std::vector<Options> options(9);
+    std::vector<int32_t> together(9), alone(9);
+    rows.clear();
+    for (size_t r = 0; r < logits.size(); ++r) {
+      for (int i = 0; i < 500 + 100 * static_cast<int>(r); ++i) {
+        logits[r].push_back(static_cast<float>(random.uniform(-4, 4)));
+      }
+      options[r].temperature = r % 3 == 0 ? 0 : 0.8;
+      options[r].top_k = r % 2 == 0 ? 40 : 0;
+      options[r].top_p = r % 4 == 0 ? 1 : 0.9;
+      rows.push_back(row_of(logits[r], options[r], random.uniform(0, 1), together.data() + r));
+    }
+    device.kernels().sample(device.stream(), {9, rows.data()});
+    for (size_t r = 0; r < rows.size(); ++r) {
+      rows[r].token = alone.data() + r;
+      device.kernels().sample(device.stream(), {1, &rows[r]});
+    }
+    device.sync();
+    EXPECT_EQ(together, alone);
+  });
+}
+
 TEST(Sample, WorksOnF64Logits) {
   const std::vector<double> logits = {0, std::log(3.0)};
   Stream stream;
   int32_t token = -1;
-  ref_kernels().sample(stream, args_of(logits, {}, 0.249, &token));
+  SampleRow row = row_of(logits, {}, 0.249, &token);
+  ref_kernels().sample(stream, {1, &row});
   EXPECT_EQ(token, 0);
-  ref_kernels().sample(stream, args_of(logits, {}, 0.251, &token));
+  row.uniform = 0.251;
+  ref_kernels().sample(stream, {1, &row});
   EXPECT_EQ(token, 1);
 }
 
