@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(kFinishThreads)
 template <class T, class State, int kRows, int kLanes, int kVec>
 void advance(Stream& stream, const char* name, const Advance<T>& a) {
   constexpr int64_t kSweep = kLanes * kVec, kBlockRows = kThreads / kLanes * kRows;
-  const dim3 grid(static_cast<unsigned>(ceil_div(a.s.P, kBlockRows)), static_cast<unsigned>(a.s.H),
-                  static_cast<unsigned>(a.s.B));
+  const dim3 grid(static_cast<unsigned>(a.s.B), static_cast<unsigned>(a.s.H),
+                  static_cast<unsigned>(ceil_div(a.s.P, kBlockRows)));
   const int64_t padded = ceil_div(a.s.N, kSweep) * kSweep;
   launch(stream, name, advance_kernel<T, State, kRows, kLanes, kVec>, grid, dim3(kThreads),
          static_cast<size_t>(2 * padded) * sizeof(float), a);
