@@ -105,6 +105,12 @@ Buf KernelCase::out(int64_t count, DType dtype) {
   return Buf(t.block.data(), t.dtype);
 }
 
+Buf KernelCase::room(int64_t count) {
+  const Tensor& t = add(DType::kF32, count, false);
+  cost.bytes -= static_cast<double>(count * dtype_size(t.dtype));
+  return Buf(t.block.data(), t.dtype);
+}
+
 Buf KernelCase::inout(int64_t count, double low, double high) {
   Tensor& t = add(DType::kF32, count, true);
   cost.bytes += static_cast<double>(count * dtype_size(t.dtype));

@@ -48,6 +48,8 @@ class KernelCase {
   CBuf ids(int64_t count, int64_t high);
   // An output, overwritten.
   Buf out(int64_t count, DType dtype = DType::kF32);
+  // Room for what a call computes on its way: neither a cost nor a result.
+  Buf room(int64_t count);
   // Updated in place; reset() gives it its first values again.
   Buf inout(int64_t count, double low = -1, double high = 1);
 

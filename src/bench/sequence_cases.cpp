@@ -191,6 +191,62 @@ void build_ssd_step(KernelCase& c) {
   run_with(c, &Kernels::ssd_step, a);
 }
 
+// Taps (C, K) of a convolution, and the same transposed.
+template <class Args>
+void set_taps(KernelCase& c, int64_t C, int64_t K, Args& a) {
+  const CBuf weight = c.in(C * K);
+  const Buf taps = c.room(K * C);
+  a.conv_weight = weight, a.conv_taps = taps;
+  c.prepare = [=](const Kernels& k, Stream& s) { k.transpose(s, {C, K, weight, taps}); };
+}
+
+void build_mamba1_step(KernelCase& c) {
+  const int64_t B = c.shape["B"], E = c.shape["E"], N = c.shape["N"], R = c.shape["R"];
+  const int64_t K = c.shape["K"], W = R + 2 * N;
+  Mamba1StepArgs a{};
+  a.B = B, a.E = E, a.N = N, a.R = R, a.K = K;
+  a.conv_silu = true, a.product = Product::kF32;
+  a.xz = c.in(B * 2 * E), a.xz_stride = 2 * E;
+  set_taps(c, E, K, a);
+  a.conv_bias = c.in(E);
+  a.x_weight = c.in(W * E, -0.03, 0.03), a.dt_weight = c.in(E * R, -0.1, 0.1);
+  a.dt_bias = c.in(E, -4, -2);
+  a.A_t = c.in(N * E, -8, -0.5);
+  a.D = c.in(E);
+  // conv and ssm of a sequence lie behind each other.
+  a.conv_state = c.inout(B * (K - 1 + N) * E), a.ssm_state = a.conv_state + (K - 1) * E;
+  a.state_stride = (K - 1 + N) * E;
+  a.conv_x = c.room(B * E), a.x_dbl = c.room(B * W), a.delta = c.room(B * E);
+  a.y = c.out(B * E), a.y_stride = E;
+  c.terms = E + R + N;
+  c.cost.flops = static_cast<double>(B * E) *
+                 (kScanFlops * static_cast<double>(N) + 2.0 * static_cast<double>(W + R + K) + 20);
+  run_with(c, &Kernels::mamba1_step, a);
+}
+
+void build_mamba2_step(KernelCase& c) {
+  const int64_t B = c.shape["B"], H = c.shape["H"], P = c.shape["P"], N = c.shape["N"];
+  const int64_t K = c.shape["K"], S = H * P, C = S + 2 * N, W = S + C + H;
+  Mamba2StepArgs a{};
+  a.B = B, a.H = H, a.P = P, a.N = N, a.G = 1, a.K = K;
+  a.conv_silu = true, a.dt_min = 0, a.dt_max = 1e30;
+  a.zx = c.in(B * W), a.zx_stride = W;
+  set_taps(c, C, K, a);
+  a.conv_bias = c.in(C);
+  a.dt_bias = c.in(H, -4, -2);
+  a.A = c.in(H, -8, -0.5);
+  a.D = c.in(H);
+  a.gated_norm = true, a.norm_groups = 1, a.norm_eps = 1e-5, a.norm_weight = c.in(S, 0.5, 1.5);
+  a.conv_state = c.inout(B * ((K - 1) * C + S * N)), a.ssm_state = a.conv_state + (K - 1) * C;
+  a.state_stride = (K - 1) * C + S * N;
+  a.conv_xbc = c.room(B * C), a.y = c.room(B * S);
+  a.out = c.out(B * S), a.out_stride = S;
+  c.terms = S + N;
+  c.cost.flops = static_cast<double>(B * S) * (5.0 * static_cast<double>(N) + 20) +
+                 static_cast<double>(B * C) * 2.0 * static_cast<double>(K);
+  run_with(c, &Kernels::mamba2_step, a);
+}
+
 void build_affine_scan_forward(KernelCase& c) {
   AffineScanArgs a{};
   a.B = c.shape["B"], a.L = c.shape["L"], a.D = c.shape["D"];
@@ -236,6 +292,8 @@ std::vector<KernelEntry> sequence_kernel_entries() {
       {"ssd_forward", ssd, build_ssd_forward},
       {"ssd_backward", ssd, build_ssd_backward},
       {"ssd_step", {{"B", 1}, {"H", 24}, {"P", 64}, {"N", 128}}, build_ssd_step},
+      {"mamba1_step", {{"B", 1}, {"E", 1536}, {"N", 16}, {"R", 48}, {"K", 4}}, build_mamba1_step},
+      {"mamba2_step", {{"B", 1}, {"H", 24}, {"P", 64}, {"N", 128}, {"K", 4}}, build_mamba2_step},
       {"affine_scan_forward", affine, build_affine_scan_forward},
       {"affine_scan_backward", affine, build_affine_scan_backward},
   };

@@ -15,6 +15,15 @@ namespace mamba::cuda {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+
+// Waits until the kernel before this one in the stream is done and what it wrote can be seen;
+// before it, a kernel may load what no kernel of the stream writes, such as weights.
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // What a block may use of shared memory without asking for more.
 constexpr size_t kPlainShared = 48 * 1024;
 

@@ -15,6 +15,8 @@
 #include "kernels/layer_norm.h"
 #include "kernels/linear.h"
 #include "kernels/linear_q.h"
+#include "kernels/mamba1_step.h"
+#include "kernels/mamba2_step.h"
 #include "kernels/rms_norm.h"
 #include "kernels/sample.h"
 #include "kernels/scan.h"

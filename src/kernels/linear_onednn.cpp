@@ -19,9 +19,9 @@
 #include <unordered_map>
 
 #include "device/cpu_features.h"
-#include "kernels/kernels.h"
 #include "kernels/linear_onednn_loops.h"
 #include "kernels/linear_packed.h"
+#include "kernels/step_sequence.h"
 
 namespace mamba {
 namespace {
@@ -480,18 +480,11 @@ void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
                    a.packed->N != a.N || a.packed->K != a.K)) {
     return fail_stream(stream, "linear_forward (packed for something else)");
   }
-  const Problem p = {a.M,
-                     a.N,
-                     a.K,
-                     a.K,
-                     a.x.as<float>(),
-                     a.x_stride,
-                     false,
-                     {a.weight, a.K, false},
-                     a.bias.as<float>(),
-                     a.accumulate,
-                     a.y.as<float>(),
-                     a.y_stride};
+  Problem p{};
+  p.rows = a.M, p.columns = a.N, p.depth = p.depth_step = a.K;
+  p.a = a.x.as<float>(), p.a_stride = a.x_stride;
+  p.b = {a.weight, a.K, false}, p.bias = a.bias.as<float>(), p.accumulate = a.accumulate;
+  p.c = a.y.as<float>(), p.c_stride = a.y_stride;
   multiply(stream, p, a.packed, "linear_forward (oneDNN)");
 }
 
@@ -581,6 +574,11 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept try {
   fail_stream(stream, "linear_rows (oneDNN)");
 }
 
+// With these products.
+void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
+  step_in_sequence(onednn_kernels(), stream, a);
+}
+
 }  // namespace onednn
 
 const Kernels& onednn_kernels() {
@@ -592,6 +590,7 @@ const Kernels& onednn_kernels() {
     table.linear_backward_weight = onednn::linear_backward_weight;
     table.linear_pack = onednn::linear_pack;
     table.linear_rows = onednn::linear_rows;
+    table.mamba1_step = onednn::mamba1_step;
     return table;
   }();
   return kTable;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What scan's CUDA kernels share: how channels and states lie on the lanes of a warp, the
 // arithmetic of one token (the same bits in the full scan and in a step), the marks of documents
-// and the tiles of tokens. Included by scan_*cuda.cu alone.
+// and the tiles of tokens. Included by scan_*cuda.cu, and by
+// mamba1_step_cuda.cu for that arithmetic.
 #pragma once
 
 #include "kernels/async.cuh"

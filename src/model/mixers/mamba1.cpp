@@ -113,29 +113,22 @@ class Mamba1 : public Mixer {
   void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
     const Saved s = layout_saved(ctx, scratch, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
-    Conv1dArgs conv{};
-    conv.B = ctx.B, conv.L = 1, conv.C = E_, conv.K = K_, conv.silu = c_.conv_silu;
-    conv.x = s.xz, conv.x_stride = 2 * E_;
-    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
-    conv.taps = v.derived + N_ * E_;
-    conv.state_in = v.state_out, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
-    conv.y = s.xc, conv.y_stride = E_;
-    ctx.kernels().conv1d_forward(ctx.stream(), conv);
-    linear(ctx, s.xc, E_, v.weights[x_w_], CBuf(), s.x_dbl, R_ + 2 * N_, R_ + 2 * N_, E_);
-    prepare_scan(ctx, v, s);
-    ScanStepArgs scan{};
-    scan.B = ctx.B, scan.E = E_, scan.N = N_, scan.G = 1;
-    scan.bc = ScanBC::kGrouped, scan.delta_softplus = true;
-    scan.u = s.xc, scan.u_stride = E_;
-    scan.delta = s.delta, scan.delta_stride = E_;
-    scan.delta_bias = v.weights[dt_b_].data, scan.A_t = v.derived;
-    scan.Bm = s.normed + R_, scan.Cm = s.normed + (R_ + N_);
-    scan.B_stride = scan.C_stride = R_ + 2 * N_;
-    scan.D = v.weights[D_param_].data;
-    scan.z = s.xz + E_, scan.z_stride = 2 * E_;
-    scan.h = v.state_out + ssm_, scan.h_stride = ctx.state_stride;
-    scan.y = s.y, scan.y_stride = E_;
-    ctx.kernels().scan_step(ctx.stream(), scan);
+    Mamba1StepArgs a{};
+    a.B = ctx.B, a.E = E_, a.N = N_, a.R = R_, a.K = K_;
+    a.conv_silu = c_.conv_silu, a.norms = c_.bcdt_rms, a.norm_eps = c_.bcdt_rms_eps;
+    a.product = ctx.product;
+    a.xz = s.xz, a.xz_stride = 2 * E_;
+    a.conv_weight = v.weights[conv_w_].data, a.conv_taps = v.derived + N_ * E_;
+    a.conv_bias = bias(v, conv_b_);
+    a.x_weight = v.weights[x_w_].data, a.x_packed = v.weights[x_w_].packed;
+    a.dt_weight = v.weights[dt_w_].data, a.dt_packed = v.weights[dt_w_].packed;
+    a.dt_bias = v.weights[dt_b_].data, a.A_t = v.derived, a.D = v.weights[D_param_].data;
+    a.conv_state = v.state_out, a.ssm_state = v.state_out + ssm_;
+    a.state_stride = ctx.state_stride;
+    a.conv_x = s.xc, a.x_dbl = s.x_dbl, a.delta = s.delta;
+    if (c_.bcdt_rms) a.normed = s.normed;
+    a.y = s.y, a.y_stride = E_;
+    ctx.kernels().mamba1_step(ctx.stream(), a);
     linear(ctx, s.y, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 

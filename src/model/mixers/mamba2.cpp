@@ -132,26 +132,21 @@ class Mamba2 : public Mixer {
   void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
     const Saved s = layout_saved(ctx, scratch, scratch);
     linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.zx, W_, W_, D_);
-    Conv1dArgs conv{};
-    conv.B = ctx.B, conv.L = 1, conv.C = C_, conv.K = K_, conv.silu = c_.conv_silu;
-    conv.x = s.zx + at_conv(), conv.x_stride = W_;
-    conv.weight = v.weights[conv_w_].data, conv.bias = bias(v, conv_b_);
-    conv.taps = v.derived + H_;
-    conv.state_in = v.state_out, conv.state_out = v.state_out, conv.state_stride = ctx.state_stride;
-    conv.y = s.xBC, conv.y_stride = C_;
-    ctx.kernels().conv1d_forward(ctx.stream(), conv);
-    SsdStepArgs ssd{};
-    ssd.B = ctx.B, ssd.H = H_, ssd.P = P_, ssd.N = N_, ssd.G = G_;
-    ssd.dt_min = c_.dt_limit_min, ssd.dt_max = c_.dt_limit_max;
-    ssd.x = s.xBC, ssd.x_stride = C_;
-    ssd.dt = s.zx + at_dt(), ssd.dt_stride = W_;
-    ssd.dt_bias = v.weights[dt_b_].data, ssd.A = v.derived;
-    ssd.Bm = s.xBC + S_, ssd.Cm = s.xBC + (S_ + G_ * N_), ssd.B_stride = ssd.C_stride = C_;
-    ssd.D = v.weights[D_param_].data, ssd.D_has_hdim = c_.D_has_hdim;
-    ssd.S = v.state_out + ssm_, ssd.s_stride = ctx.state_stride;
-    ssd.y = s.y, ssd.y_stride = S_;
-    ctx.kernels().ssd_step(ctx.stream(), ssd);
-    gates_forward(ctx, v, s);
+    Mamba2StepArgs a{};
+    a.B = ctx.B, a.H = H_, a.P = P_, a.N = N_, a.G = G_, a.K = K_, a.M = M_;
+    a.conv_silu = c_.conv_silu, a.dt_min = c_.dt_limit_min, a.dt_max = c_.dt_limit_max;
+    a.zx = s.zx, a.zx_stride = W_;
+    a.conv_weight = v.weights[conv_w_].data, a.conv_taps = v.derived + H_;
+    a.conv_bias = bias(v, conv_b_);
+    a.dt_bias = v.weights[dt_b_].data, a.A = v.derived;
+    a.D = v.weights[D_param_].data, a.D_has_hdim = c_.D_has_hdim;
+    a.gated_norm = c_.gated_norm, a.norm_before_gate = c_.norm_before_gate;
+    a.norm_groups = c_.norm_groups, a.norm_eps = c_.norm_eps, a.norm_weight = bias(v, norm_w_);
+    a.conv_state = v.state_out, a.ssm_state = v.state_out + ssm_;
+    a.state_stride = ctx.state_stride;
+    a.conv_xbc = s.xBC, a.y = s.y;
+    a.out = s.cat, a.out_stride = E_;
+    ctx.kernels().mamba2_step(ctx.stream(), a);
     linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 

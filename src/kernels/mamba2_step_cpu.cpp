@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+// mamba2_step on the CPU: its parts one after another.
+#include "kernels/step_sequence.h"
+
+namespace mamba::MAMBA_ISA {
+
+void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
+  step_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
+}
+
+}  // namespace mamba::MAMBA_ISA
