@@ -16,14 +16,6 @@ namespace mamba::cuda {
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// Waits until the kernel before this one in the stream is done and what it wrote can be seen;
-// before it, a kernel may load what no kernel of the stream writes, such as weights.
-__device__ __forceinline__ void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // What a block may use of shared memory without asking for more.
 constexpr size_t kPlainShared = 48 * 1024;
 
@@ -116,8 +108,9 @@ inline bool rows_aligned(CBuf b, int64_t stride, int64_t bytes) {
 
 // ---- Device: order of kernels ----
 
-// Returns when everything that the kernels before this one wrote is there. Weights may be read
-// before it. Then lets the kernel behind this one start, which waits in the same way.
+// Returns when everything that the kernels before this one wrote is there. Before it, a kernel may
+// read weights, and what kernels before the one in front of it wrote, which are done. Then lets the
+// kernel behind this one start, which waits in the same way.
 __device__ __forceinline__ void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

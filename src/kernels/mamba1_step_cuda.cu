@@ -163,14 +163,19 @@ struct Row {
     for (int64_t s = 0; s < a.slices; ++s) sum = __fadd_rn(sum, from[s * width]);
     return sum;
   }
+  // The state, which is of a step before: older than the kernel in front.
   template <class T>
-  __device__ __forceinline__ void load(const Advance<T>& a, int64_t b, int64_t c) {
-    const int tid = threadIdx.x, warp = tid / kWarp;
+  __device__ __forceinline__ void load_state(const Advance<T>& a, int64_t b, int64_t c) {
+    const int warp = threadIdx.x / kWarp;
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
       const int64_t n = warp + kWarps * i;
       h[i] = n < a.N ? a.h.load(b * a.h.stride + n * a.E + c) : 0.0f;
     }
+  }
+  template <class T>
+  __device__ __forceinline__ void load_inputs(const Advance<T>& a, int64_t b, int64_t c) {
+    const int tid = threadIdx.x, warp = tid / kWarp;
     if (warp == 0) {
       now = cuda::load(a.xz + b * a.xz_stride + c);
       z = cuda::load(a.xz + b * a.xz_stride + a.E + c);
@@ -211,17 +216,21 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant
     taps.load(a.conv, c);
     D = a.D != nullptr ? a.D[c] : 0.0f;
   }
-  wait_for_previous();
-
   int64_t b = blockIdx.y;
   Row row, next;
-  row.load(a, b, c);
+  row.load_state(a, b, c);
+  wait_for_previous();
+
+  row.load_inputs(a, b, c);
   for (; b < a.B; b += gridDim.y, row = next) {
     if (tid < width) dbl[tid] = row.dbl;
     for (int64_t i = tid + kThreads; i < width; i += kThreads) dbl[i] = Row::add_parts(a, b, i);
     if (warp == 0) shared_u[lane] = row.window.output<T>(a.conv, taps, b, c, row.now);
     __syncthreads();
-    if (b + gridDim.y < a.B) next.load(a, b + gridDim.y, c);
+    if (b + gridDim.y < a.B) {
+      next.load_state(a, b + gridDim.y, c);
+      next.load_inputs(a, b + gridDim.y, c);
+    }
     if (a.norms) {
       if (warp == 0) norm_by_warp(dbl, a.R, a.norm_eps);
       if (warp == 1) norm_by_warp(dbl + a.R, a.N, a.norm_eps);
@@ -301,7 +310,7 @@ void project(Stream& stream, const char* name, const Project<T>& p) {
     const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(parts),
                     row_groups(p.B, slices * parts));
     with_type(p.weight.dtype, [&]<class W>() {
-      launch(stream, name, project_kernel<T, W, kOutputs>, grid, dim3(kThreads), 0, p);
+      launch_early(stream, name, project_kernel<T, W, kOutputs>, grid, dim3(kThreads), 0, p);
     });
   };
   // More outputs a warp compute the convolution less often, fewer make more blocks.
@@ -337,8 +346,8 @@ void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matr
   const int64_t blocks = ceil_div(a.E, kChannels);
   const dim3 grid(static_cast<unsigned>(blocks), row_groups(a.B, blocks));
   with_type(dt_weight.dtype, [&]<class W>() {
-    launch(stream, name, advance_kernel<T, W>, grid, dim3(kThreads),
-           static_cast<size_t>(width) * sizeof(float), v);
+    launch_early(stream, name, advance_kernel<T, W>, grid, dim3(kThreads),
+                 static_cast<size_t>(width) * sizeof(float), v);
   });
 }
 

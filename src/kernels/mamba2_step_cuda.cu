@@ -105,7 +105,6 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) plan(tid + i * kThreads, held[i]);
   const float bias = a.dt_bias[h], A = a.A[h];
-  wait_for_previous();
 
   const int first = tid / kLanes * kRows;  // row of the block
   State* S = static_cast<State*>(a.S) + b * a.s_stride + (h * s.P + p0 + first) * s.N;
@@ -116,7 +115,9 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant
     }
   };
   float state[kRows][kVec];
-  load_rows(lane * kVec, state);
+  load_rows(lane * kVec, state);  // of a step before: older than the kernel in front
+  wait_for_previous();
+
   const float raw = load(s.conv_input(b) + s.conv.C + h) + bias;
 #pragma unroll
   for (int i = 0; i < kHeld; ++i) fetch(held[i]);
@@ -268,8 +269,8 @@ void advance(Stream& stream, const char* name, const Advance<T>& a) {
   const dim3 grid(static_cast<unsigned>(a.s.B), static_cast<unsigned>(a.s.H),
                   static_cast<unsigned>(ceil_div(a.s.P, kBlockRows)));
   const int64_t padded = ceil_div(a.s.N, kSweep) * kSweep;
-  launch(stream, name, advance_kernel<T, State, kRows, kLanes, kVec>, grid, dim3(kThreads),
-         static_cast<size_t>(2 * padded) * sizeof(float), a);
+  launch_early(stream, name, advance_kernel<T, State, kRows, kLanes, kVec>, grid, dim3(kThreads),
+               static_cast<size_t>(2 * padded) * sizeof(float), a);
 }
 
 template <class T, class State>
@@ -323,8 +324,8 @@ void finish(Stream& stream, const char* name, const Mamba2StepArgs& a) {
               rows_aligned(a.out, a.out_stride, bytes) && rows_aligned(a.norm_weight, 0, 16);
   const int64_t rest = ceil_div(2 * a.G * a.N + a.M, kFinishThreads);
   const dim3 grid(static_cast<unsigned>(a.B), static_cast<unsigned>(f.norms + rest));
-  launch(stream, name, f.vectors ? finish_kernel<T, 4> : finish_kernel<T, 1>, grid,
-         dim3(kFinishThreads), 0, f);
+  launch_early(stream, name, f.vectors ? finish_kernel<T, 4> : finish_kernel<T, 1>, grid,
+               dim3(kFinishThreads), 0, f);
 }
 
 }  // namespace
