@@ -205,6 +205,8 @@ std::vector<Options> cases() {
   std::vector<Options> list;
   for (int64_t B = 1; B <= 9; ++B) list.push_back({.B = B});
   for (const int64_t B : {17, 33}) list.push_back({.B = B, .E = 40});
+  // More rows than a GPU takes at once: its blocks then go through several.
+  list.push_back({.B = 64, .E = 3000});
   for (const int64_t E : {1, 7, 33, 256, 300, 520}) list.push_back({.E = E});
   for (const int64_t N : {1, 5, 8, 17, 40}) list.push_back({.N = N, .gap = 3});
   for (const int64_t R : {1, 8, 48, 65, 200}) list.push_back({.R = R});
