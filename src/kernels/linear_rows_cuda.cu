@@ -13,7 +13,7 @@ constexpr int kMostPlainRows = 8;  // by multiply-adds
 constexpr int kRowsOfWeight = 8;   // of a block at a time on tensor cores
 constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
 constexpr int kAhead = 4;          // steps whose weights are loaded at once
-constexpr int kMostBlocks = 528;   // of a grid, which takes the rest in turns
+constexpr int kMostBlocks = 396;   // of a grid, which takes the rest in turns
 constexpr int kPlainWarps = 4;     // rows of the weight of a block by multiply-adds
 
 struct Few {
@@ -76,23 +76,28 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
   const int g = lane / 4, q = lane % 4;
   const int64_t first = static_cast<int64_t>(warp) * kStep;
   const int64_t stride = static_cast<int64_t>(warps) * kStep;
-  uint32_t b[kAhead][4];
-  const auto fetch = [&](int64_t n0, int64_t k) {
+  uint32_t b[kAhead][4], ahead[kAhead][4];
+  const auto fetch = [&](int64_t n0, int64_t k, uint32_t(&to)[kAhead][4]) {
     const int64_t row = n0 + g < p.N ? n0 + g : p.N - 1;
     const W* from = weight + row * p.weight_stride + k + 8 * q;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      b[i][0] = b[i][1] = b[i][2] = b[i][3] = 0;
-      if (k + 8 * q + i * stride < p.K) load_weights(from + i * stride, b[i]);
+      to[i][0] = to[i][1] = to[i][2] = to[i][3] = 0;
+      if (k + 8 * q + i * stride < p.K) load_weights(from + i * stride, to[i]);
     }
   };
   int64_t n0 = static_cast<int64_t>(blockIdx.x) * kRowsOfWeight;
-  fetch(n0, first);
+  fetch(n0, first, b);
   wait_for_previous();
   for (; n0 < p.N; n0 += static_cast<int64_t>(gridDim.x) * kRowsOfWeight) {
+    const int64_t next = n0 + static_cast<int64_t>(gridDim.x) * kRowsOfWeight;
     float c[4] = {};
     for (int64_t k = first; k < p.K; k += kAhead * stride) {
-      if (k != first) fetch(n0, k);
+      if (k + kAhead * stride < p.K) {
+        fetch(n0, k + kAhead * stride, ahead);
+      } else if (next < p.N) {
+        fetch(next, first, ahead);
+      }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         const int64_t at = k + i * stride + 8 * q;
@@ -103,9 +108,12 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         multiply_tile<W>(c, low[0], high[0], low[1], high[1], b[i][0], b[i][1]);
         multiply_tile<W>(c, low[2], high[2], low[3], high[3], b[i][2], b[i][3]);
       }
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) b[i][j] = ahead[i][j];
+      }
     }
-    const int64_t next = n0 + static_cast<int64_t>(gridDim.x) * kRowsOfWeight;
-    if (next < p.N) fetch(next, first);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[warp][g + i / 2 * 8][2 * q + i % 2] = c[i];
     __syncthreads();

@@ -401,20 +401,22 @@ __device__ int32_t choose(const Settings& a, const Kept& kept, Shared& shared) {
   return a.greedy ? chain.greedy() : chain.draw();
 }
 
+// The settings of all rows of a call, as a parameter: no copy that the host would wait for.
+constexpr int64_t kMostRows = 64;
+struct Batch {
+  Settings rows[kMostRows];
+};
+
 // A block a row; `memory` is `row_bytes` a row.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(const Settings* rows, char* memory, int64_t row_bytes) {
+    sample_kernel(const __grid_constant__ Batch batch, char* memory, int64_t row_bytes) {
   __shared__ Shared shared;
-  __shared__ Settings a;
-  static_assert(sizeof(Settings) % 4 == 0);
-  for (int i = threadIdx.x; i < static_cast<int>(sizeof(Settings) / 4); i += kThreads) {
-    reinterpret_cast<uint32_t*>(&a)[i] = reinterpret_cast<const uint32_t*>(rows + blockIdx.x)[i];
-  }
-  __syncthreads();
+  const Settings& a = batch.rows[blockIdx.x];
   auto* doubles = reinterpret_cast<double*>(memory + blockIdx.x * row_bytes);
   const Kept kept = {doubles, doubles + a.vocab, reinterpret_cast<uint64_t*>(doubles + 2 * a.vocab),
                      reinterpret_cast<int32_t*>(doubles + 3 * a.vocab)};
+  wait_for_previous();
   const int32_t token = a.vocab > 0 ? choose<T>(a, kept, shared) : 0;
   if (threadIdx.x == 0) *a.token = token;
 }
@@ -446,11 +448,8 @@ Settings settings_of(const SampleRow& a) {
   return s;
 }
 
-// So many rows at once that what a copy takes is small and the memory of chains bounded.
-constexpr int64_t kMostRows = 64;
-
 void sample_some(Stream& stream, const SampleRow* rows, int64_t count) {
-  Settings settings[kMostRows];
+  Batch batch;
   int64_t row_bytes = 0;
   for (int64_t r = 0; r < count; ++r) {
     const SampleRow& row = rows[r];
@@ -458,22 +457,16 @@ void sample_some(Stream& stream, const SampleRow* rows, int64_t count) {
       expect_success(stream, "sample", cudaErrorInvalidValue);
       return;
     }
-    settings[r] = settings_of(row);
-    const bool plain = settings[r].greedy && row.seen_count == 0 && row.biased_count == 0;
+    batch.rows[r] = settings_of(row);
+    const bool plain = batch.rows[r].greedy && row.seen_count == 0 && row.biased_count == 0;
     const int64_t bytes = plain ? 0 : (row.vocab * 28 + 15) / 8 * 8;
     row_bytes = bytes > row_bytes ? bytes : row_bytes;
   }
-  constexpr auto kBytes = static_cast<int64_t>(sizeof(settings));
-  char* memory = stream.scratch<char>(kBytes + count * row_bytes);
+  char* memory = stream.scratch<char>(count * row_bytes + 8);
   if (memory == nullptr) return;
-  // From pageable memory: it is read before the call returns.
-  const cudaError_t copied =
-      cudaMemcpyAsync(memory, settings, static_cast<size_t>(count) * sizeof(Settings),
-                      cudaMemcpyHostToDevice, cuda_stream(stream));
-  if (!expect_success(stream, "sample", copied)) return;
   with_type(rows[0].logits.dtype, [&]<class T>() {
-    launch(stream, "sample", sample_kernel<T>, dim3(static_cast<unsigned>(count)), dim3(kThreads),
-           0, reinterpret_cast<const Settings*>(memory), memory + kBytes, row_bytes);
+    launch_early(stream, "sample", sample_kernel<T>, dim3(static_cast<unsigned>(count)),
+                 dim3(kThreads), 0, batch, memory, row_bytes);
   });
 }
 

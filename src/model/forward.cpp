@@ -249,12 +249,6 @@ void Network::enqueue_step(const int32_t* ids, State& state, Buf logits) {
   batch.ids = ids;
   check(batch);
   if (batch.B == 0) return;
-  if (state.dtype() == DType::kBF16 && !memory().on_host()) {  // kernels there know f32 alone
-    State wide = state.as(DType::kF32);
-    enqueue_step(ids, wide, logits);
-    state = wide.as(DType::kBF16);
-    return;
-  }
   const Context ctx = context(batch, true);
   MAMBA_CHECK(!ctx.doc_ids);
   const Arena arena = workspace(inference_bytes(ctx));

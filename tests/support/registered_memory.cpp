@@ -15,8 +15,8 @@
 
 namespace {
 
-constexpr size_t kRegion = size_t{1} << 29;  // bytes
-constexpr int kSmallest = 6, kClasses = 30;  // blocks of 2^6 to 2^29 bytes
+constexpr size_t kRegion = size_t{1} << 31;  // bytes
+constexpr int kSmallest = 6, kClasses = 31;  // blocks of 2^6 to 2^30 bytes
 
 // Blocks of powers of two, taken from the front of the region and kept by size when given back.
 struct Region {
