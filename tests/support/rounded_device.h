@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 #include <map>
@@ -136,6 +137,7 @@ class Widened {
   // Points the bf16 buffers of `args` (a struct of plain values) to their copies.
   template <class Args>
   void point(Args* args) {
+    used_.clear();
     char* bytes = reinterpret_cast<char*>(args);
     for (size_t at = 0; at + sizeof(Buf) <= sizeof(Args); at += alignof(Buf)) {
       Buf buf;
@@ -152,7 +154,8 @@ class Widened {
   }
   // What the call has changed, rounded.
   void round_back() const {
-    for (const auto& [begin, copy] : copies_) {
+    for (char* begin : used_) {
+      const Copy& copy = copies_.at(begin);
       auto* half = reinterpret_cast<bf16*>(begin);
       for (size_t i = 0; i < copy.now.size(); ++i) {
         if (std::memcmp(&copy.before[i], &copy.now[i], sizeof(float)) == 0) continue;
@@ -168,35 +171,42 @@ class Widened {
   };
   Copy& copy_of(const LockedMemory::Block& block) {
     Copy& copy = copies_[block.begin];
-    if (copy.now.empty()) {
-      const auto* half = reinterpret_cast<const bf16*>(block.begin);
-      for (size_t i = 0; i < block.size / 2; ++i) copy.before.push_back(to_f32(half[i]));
-      copy.now = copy.before;
-    }
+    if (std::find(used_.begin(), used_.end(), block.begin) != used_.end()) return copy;
+    used_.push_back(block.begin);
+    const auto* half = reinterpret_cast<const bf16*>(block.begin);
+    copy.before.resize(block.size / 2);
+    for (size_t i = 0; i < copy.before.size(); ++i) copy.before[i] = to_f32(half[i]);
+    copy.now = copy.before;
     return copy;
   }
 
   const LockedMemory& memory_;
-  std::map<char*, Copy> copies_;
+  std::map<char*, Copy> copies_;  // kept, as a call is short
+  std::vector<char*> used_;       // by the call
 };
 
+struct RoundedKernels : LockedKernels {
+  std::unique_ptr<Widened> widened;
+};
 template <class Args, void (*Kernels::*kKernel)(Stream&, const Args&) noexcept>
 void run_rounded(Stream& stream, const Args& args) noexcept {
   const Device& device = *static_cast<const Device*>(stream.owner);
-  auto& memory = static_cast<LockedMemory&>(device.memory());
-  const LockedMemory::Open open(memory);
+  const auto& kernels = static_cast<const RoundedKernels&>(device.kernels());
+  const LockedMemory::Open open(static_cast<LockedMemory&>(device.memory()));
   expect_types(args);
-  Widened widened(memory);
   Args wide = args;
-  widened.point(&wide);
-  (static_cast<const LockedKernels&>(device.kernels()).real->*kKernel)(stream, wide);
-  widened.round_back();
+  kernels.widened->point(&wide);
+  (kernels.real->*kKernel)(stream, wide);
+  kernels.widened->round_back();
 }
 
 // A device like `name` with locked memory and bf16 activations.
 inline std::unique_ptr<Device> rounded_device(const std::string& name, int threads) {
   std::unique_ptr<Device> device = locked_device(name, threads);
-  auto* table = new LockedKernels(static_cast<const LockedKernels&>(device->kernels()));
+  auto* table = new RoundedKernels;
+  table->name = device->kernels().name;
+  table->real = static_cast<const LockedKernels&>(device->kernels()).real;
+  table->widened = std::make_unique<Widened>(static_cast<LockedMemory&>(device->memory()));
 #define MAMBA_KERNEL(function, Args) table->function = run_rounded<Args, &Kernels::function>;
 #include "kernels/kernels.def"
 #undef MAMBA_KERNEL
