@@ -171,7 +171,8 @@ TrainReport bench_train(const Config& config, const ModelOptions& options, int64
   }
   {
     const std::unique_ptr<Device> device = Device::create({options.device, options.threads});
-    const MemoryPlan plan = estimate_sizes(config, *device, batch_size, seq_len).training;
+    const MemoryPlan plan =
+        estimate_sizes(config, *device, product_of(options.dtype), batch_size, seq_len).training;
     expect_memory(device->memory(), static_cast<double>(plan.total()), "bench train", "a step",
                   "use a smaller model, --batch-size or --seq-len");
   }

@@ -296,6 +296,11 @@ void build_transpose(KernelCase& c) {
   run_with(c, &Kernels::transpose, a);
 }
 
+void build_cast(KernelCase& c) {
+  const CastArgs a{c.shape["count"], c.in(c.shape["count"]), c.out(c.shape["count"])};
+  run_with(c, &Kernels::cast, a);
+}
+
 void build_column_sum(KernelCase& c) {
   const int64_t rows = c.shape["rows"], N = c.shape["N"];
   const ColumnSumArgs a{rows, N, c.in(rows * N), N, c.inout(N)};
@@ -335,6 +340,7 @@ std::vector<KernelEntry> dense_kernel_entries() {
       {"decay_forward", {{"E", 2 * kDim}, {"N", 16}}, build_decay_forward},
       {"decay_backward", {{"E", 2 * kDim}, {"N", 16}}, build_decay_backward},
       {"transpose", {{"rows", 2 * kDim}, {"columns", 4}}, build_transpose},
+      {"cast", {{"count", int64_t{1} << 24}}, build_cast},
       {"column_sum", {{"rows", kRows}, {"N", kDim}}, build_column_sum},
   };
 }

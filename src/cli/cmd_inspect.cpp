@@ -213,7 +213,8 @@ int run_inspect(const InspectFlags& flags) {
   if (r.weights) r.files = weight_file_sizes(flags.path);
   read_tensors(flags.path, &r);
   r.parameters = parameter_count(r.config);
-  r.sizes = estimate_sizes(r.config, *Device::create(), flags.batch_size, flags.seq_len);
+  r.sizes =
+      estimate_sizes(r.config, *Device::create(), Product::kF32, flags.batch_size, flags.seq_len);
   write_output(flags.json ? json_text(to_json(flags, r)) : to_text(flags, r));
   if (!r.problem) return 0;
   // The object above has it with --json: that must stay one object.

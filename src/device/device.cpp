@@ -133,6 +133,7 @@ std::unique_ptr<Device> Device::create_cuda(const std::string& name) {
   device->connection_ = cuda::connect(index, device->name_, device->stream_);
   device->set_memory({device->connection_, &device->connection_->memory()});
   device->kernels_ = &cuda::kernels();
+  device->bf16_activations_ = true;
   return device;
 }
 

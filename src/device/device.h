@@ -46,8 +46,16 @@ class Device {
   std::shared_ptr<DeviceMemory> shared_memory() const { return shared_memory_; }
   // Memory that the host must not touch, for kernels that can: to test that it does not.
   void set_memory(std::shared_ptr<DeviceMemory> memory);
-  // Type of activations, parameters and states on this device: f32, or f64 on "ref64".
+  // Type of parameters, states, statistics and the residual stream on this device: f32, or f64 on
+  // "ref64".
   DType real() const { return real_; }
+  // Type of activations between kernels: bf16 where the products are and the kernels take it, else
+  // real().
+  DType activation(Product product) const {
+    return bf16_activations_ && product == Product::kBF16 ? DType::kBF16 : real_;
+  }
+  // Whether the kernels take bf16 activations: those of GPUs do.
+  void set_bf16_activations(bool take) { bf16_activations_ = take; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
   int threads() const { return stream_.threads; }
   // Seconds that the device takes for what `body` enqueues.
@@ -73,6 +81,7 @@ class Device {
   Stream stream_;
   Pool pool_;
   DType real_ = DType::kF32;
+  bool bf16_activations_ = false;
   std::string name_;
   DeviceMemory* memory_ = &host_memory();
   std::shared_ptr<DeviceMemory> shared_memory_;

@@ -4,6 +4,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/affine_scan.h"
+#include "kernels/cast.h"
 #include "kernels/column_sum.h"
 #include "kernels/conv1d.h"
 #include "kernels/cross_entropy.h"

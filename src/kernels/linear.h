@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear: y = x W^T + b and the two other matrix products of training. f32 or bf16 products with
-// f32 accumulation; x, y and gradients are f32 (f64 in the f64 reference).
+// f32 accumulation; x, y and gradients are f32 (f64 in the f64 reference), on a GPU x, y, dy and dx
+// may be bf16, each by itself; bias, dweight and dbias are f32.
 #pragma once
 
 #include "base/buf.h"

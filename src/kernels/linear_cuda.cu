@@ -156,8 +156,8 @@ void bring_to(Stream& stream, const char* name, Operand& o, int64_t rows, int64_
   o.stride = padded(cols);
 }
 
-// out = left right + bias. The first use of an operand in another type than the product's converts
-// it, every time: pack weights, and give activations the product's type.
+// out = left right + bias, which is f32. The first use of an operand in another type than the
+// product's converts it, every time: pack weights, and give activations the product's type.
 void multiply_any(Stream& stream, const char* name, Product product, MatrixProduct m) {
   if (m.rows == 0 || m.cols == 0) return;
   const DType type = type_of_product(product, m.left.data.dtype, m.right.data.dtype);
@@ -167,16 +167,22 @@ void multiply_any(Stream& stream, const char* name, Product product, MatrixProdu
                 rc = m.right.transposed ? m.depth : m.cols;
   const int64_t left_bytes = converted_bytes(m.left, lr, lc, type);
   const int64_t right_bytes = converted_bytes(m.right, rr, rc, type);
-  char* memory = stream.scratch<char>(kProductWorkspace + left_bytes + right_bytes);
+  // The library adds a bias of the type of `out` alone, so outputs of 16 bits get it rounded.
+  const bool rounds_bias = m.bias && m.out.dtype != DType::kF32;
+  const int64_t bias_bytes = rounds_bias ? m.cols * dtype_size(m.out.dtype) : 0;
+  char* memory = stream.scratch<char>(kProductWorkspace + left_bytes + right_bytes + bias_bytes);
   if (memory == nullptr) return;
   bring_to(stream, name, m.left, lr, lc, type, memory + kProductWorkspace);
   bring_to(stream, name, m.right, rr, rc, type, memory + kProductWorkspace + left_bytes);
   auto* library = static_cast<MatrixLibrary*>(stream.products);
-  // The library adds a bias of the type of `out` alone.
-  const bool takes_bias = !m.bias || m.out.dtype == DType::kF32;
-  if (stream.failed == nullptr && library != nullptr && takes_bias && m.depth > 0 &&
-      multiply(*library, stream, m, memory)) {
-    return;
+  if (stream.failed == nullptr && library != nullptr && m.depth > 0) {
+    MatrixProduct part = m;
+    if (rounds_bias) {
+      const Buf bias(memory + kProductWorkspace + left_bytes + right_bytes, m.out.dtype);
+      convert(stream, name, 1, m.cols, m.bias, m.cols, bias, m.cols);
+      part.bias = bias;
+    }
+    if (multiply(*library, stream, part, memory)) return;
   }
   multiply_plainly(stream, name, m);
 }

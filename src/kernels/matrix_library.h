@@ -23,7 +23,7 @@ struct MatrixProduct {
   int64_t rows, cols, depth;
   Operand left;   // (rows, depth), or its transpose
   Operand right;  // (depth, cols), or its transpose
-  CBuf bias;      // (cols) f32 or null; with it `out` is f32
+  CBuf bias;      // (cols) or null; of the type of `out`, which the library asks for
   bool accumulate;
   Buf out;  // (rows, cols), row stride out_stride
   int64_t out_stride;

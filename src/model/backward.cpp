@@ -35,6 +35,7 @@ void Network::norm_backward(const Context& ctx, int weight, int bias, const Norm
 MemoryPlan Network::plan_training(int64_t B, int64_t L, const StepOptions& options) const {
   Context ctx{};
   ctx.device = device_.get();
+  ctx.product = product_;
   ctx.B = B;
   ctx.L = (L + options.segments - 1) / options.segments;
   ctx.recompute = options.recompute == Recompute::kScan;
@@ -43,6 +44,9 @@ MemoryPlan Network::plan_training(int64_t B, int64_t L, const StepOptions& optio
   const int64_t size = dtype_size(ctx.real());
   MemoryPlan plan;
   plan.parameters = (table_.flat_count() + derived_count_) * size;
+  if (ctx.activation() != ctx.real()) {  // copies of matrices
+    plan.parameters += table_.flat_count() * dtype_size(ctx.activation());
+  }
   plan.gradients = (trained_.count + trained_.sink) * size;
   plan.optimizer = 2 * trained_.count * size;
   plan.activations = layout.kept_bytes;
@@ -50,12 +54,11 @@ MemoryPlan Network::plan_training(int64_t B, int64_t L, const StepOptions& optio
   return plan;
 }
 
-LossSum Network::head_backward(const Context& ctx, const Batch& batch, CBuf x, Buf dx,
-                               double grad_scale, Arena arena) {
+void Network::head_backward(const Context& ctx, CBuf x, Buf dx, Buf nll, double grad_scale,
+                            Arena arena) {
   const int64_t D = config_.d_model, V = config_.vocab_size;
   const int64_t block = std::min(head_rows(), ctx.rows());
-  const Buf logits = arena.alloc(ctx.real(), block * V);
-  const Buf nll = arena.alloc(ctx.real(), ctx.rows());
+  const Buf logits = arena.alloc(ctx.activation(), block * V);
   const Weight& weight = weights_[static_cast<size_t>(head_weight_)];
   for (int64_t row = 0; row < ctx.rows(); row += block) {
     const int64_t rows = std::min(block, ctx.rows() - row);
@@ -71,16 +74,16 @@ LossSum Network::head_backward(const Context& ctx, const Batch& batch, CBuf x, B
     linear_backward(part, x + row * D, D, weight, logits, V, dx + row * D, D, false,
                     grad_views_[static_cast<size_t>(head_weight_)], Buf(), V, D);
   }
-  return sum_losses(batch, nll, ctx.rows(), Buf());
 }
 
 void Network::segment_forward(const Context& ctx, CBuf state_in, Buf state_out) {
   const TrainingLayout& at = training_;
-  embed(ctx, at.h);
-  CBuf residual;
+  embed(ctx, at.norms.front().r);  // as it is: h may be bf16
+  CBuf before = at.norms.front().r, residual;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const SubLayer& layer = layers_[i];
-    norm_forward(ctx, layer.norm_weight, layer.norm_bias, at.h, residual, at.norms[i]);
+    norm_forward(ctx, layer.norm_weight, layer.norm_bias, before, residual, at.norms[i]);
+    before = at.h;
     residual = at.norms[i].r;
     // Where only the states are wanted, nobody reads the output of the last layer.
     const Buf out = state_out && i + 1 == layers_.size() ? Buf() : at.h;
@@ -88,7 +91,7 @@ void Network::segment_forward(const Context& ctx, CBuf state_in, Buf state_out) 
                       at.scratch);
   }
   if (state_out) return;
-  norm_forward(ctx, norm_f_weight_, norm_f_bias_, at.h, residual, at.norms.back());
+  norm_forward(ctx, norm_f_weight_, norm_f_bias_, before, residual, at.norms.back());
 }
 
 LossSum Network::segment_backward(const Context& ctx, const Batch& part, double grad_scale,
@@ -96,7 +99,7 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
   const TrainingLayout& at = training_;
   const NormIO& last = at.norms.back();
   const Buf dx = at.h;  // no longer needed as an output
-  const LossSum sum = head_backward(ctx, part, last.y, dx, grad_scale, at.scratch);
+  head_backward(ctx, last.y, dx, at.nll, grad_scale, at.scratch);
   norm_backward(ctx, norm_f_weight_, norm_f_bias_, last, dx, true, at.dr);
   const size_t first = static_cast<size_t>(layer_list_.first_trained);
   for (size_t i = layers_.size(); i-- > first;) {
@@ -109,8 +112,13 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
       layer.op->forward(ctx, v, again.y, Buf(), at.saved[i], at.scratch);
     }
     const Buf dstate_of_layer = dstate + layer.state_offset * ctx.B;
-    layer.op->backward(ctx, v, at.norms[i].y, at.dr, dx, dstate_of_layer, dstate_of_layer,
-                       at.saved[i], at.scratch);
+    CBuf dy = at.dr;
+    if (ctx.activation() != ctx.real()) {
+      ctx.kernels().cast(ctx.stream(), {ctx.rows() * config_.d_model, at.dr, dx});
+      dy = dx;
+    }
+    layer.op->backward(ctx, v, at.norms[i].y, dy, dx, dstate_of_layer, dstate_of_layer, at.saved[i],
+                       at.scratch);
     norm_backward(ctx, layer.norm_weight, layer.norm_bias, at.norms[i], dx, false, at.dr);
   }
   EmbedBackwardArgs args{};
@@ -118,7 +126,8 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
   args.ids = ctx.ids, args.dy = at.dr;
   args.dweight = grad_views_[static_cast<size_t>(embedding_)];
   if (args.dweight) ctx.kernels().embed_backward(ctx.stream(), args);
-  return sum;
+  // Read once all of the pass is enqueued: this waits for it.
+  return sum_losses(part, at.nll, ctx.rows(), Buf());
 }
 
 // Copies tokens begin..end of every row: a batch is contiguous.

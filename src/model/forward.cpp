@@ -106,6 +106,7 @@ int64_t Network::inference_bytes(const Context& ctx) const {
 int64_t Network::forward_bytes(int64_t B, int64_t L) const {
   Context ctx{};
   ctx.device = device_.get();
+  ctx.product = product_;
   ctx.B = B;
   ctx.L = L;
   return inference_bytes(ctx);
@@ -113,11 +114,13 @@ int64_t Network::forward_bytes(int64_t B, int64_t L) const {
 
 Buf Network::run_layers(const Context& ctx, State* state, Arena& arena) {
   const NormIO io = layout_norm(config_, ctx, true, arena);
-  const Buf h = arena.alloc(ctx.real(), ctx.rows() * config_.d_model);
-  embed(ctx, h);
-  CBuf residual;  // none before the first block
+  const Buf h = arena.alloc(ctx.activation(), ctx.rows() * config_.d_model);
+  embed(ctx, io.r);    // as it is: h may be bf16
+  CBuf before = io.r;  // what the next norm adds to the residual
+  CBuf residual;       // none before the first block
   for (const SubLayer& layer : layers_) {
-    norm_forward(ctx, layer.norm_weight, layer.norm_bias, h, residual, io);
+    norm_forward(ctx, layer.norm_weight, layer.norm_bias, before, residual, io);
+    before = h;
     residual = io.r;
     const LayerView v = view(layer, state, state, false);
     if (ctx.decode) {
@@ -129,7 +132,7 @@ Buf Network::run_layers(const Context& ctx, State* state, Arena& arena) {
       layer.op->forward(ctx, v, io.y, h, saved, scratch.rest());
     }
   }
-  norm_forward(ctx, norm_f_weight_, norm_f_bias_, h, residual, io);
+  norm_forward(ctx, norm_f_weight_, norm_f_bias_, before, residual, io);
   return io.y;
 }
 
@@ -159,7 +162,7 @@ void Network::last_logits(const Context& ctx, const Batch& batch, CBuf x, Buf lo
   // One row at a time into place, so that a row of padding alone leaves its logits unchanged; rows
   // that follow each other go together and share the weights.
   const int64_t D = config_.d_model, V = config_.vocab_size;
-  const Buf last = arena.alloc(ctx.real(), ctx.B * D);
+  const Buf last = arena.alloc(ctx.activation(), ctx.B * D);
   int64_t from = 0, ready = 0;
   for (int64_t b = 0; b <= ctx.B; ++b) {
     int64_t t = -1;

@@ -28,6 +28,7 @@ struct StateSpec {
 struct Weight {
   CBuf data;
   const PackedLinear* packed = nullptr;  // of matrices, where the model has packed them
+  CBuf rounded = {};  // of matrices, a copy in bf16 for products, where training keeps one
 };
 
 // What every call shares. Batches are rectangles of B rows and L tokens; doc_ids (see conv1d.h)
@@ -41,7 +42,10 @@ struct Context {
   CBuf ids, targets;  // (B, L) i32 in the device's memory; targets may be null
   CBuf doc_ids;       // (B, L) i32 there, or null
   int64_t state_stride;  // elements from one sequence's state to the next
+  // Type of parameters, derived values, states, statistics and the residual stream.
   DType real() const { return device->real(); }
+  // Type of what mixers read, keep and write beside those, and of its gradients.
+  DType activation() const { return device->activation(product); }
   int64_t rows() const { return B * L; }
   Stream& stream() const { return device->stream(); }
   DeviceMemory& memory() const { return device->memory(); }
@@ -79,14 +83,15 @@ class Mixer {
   virtual int64_t forward_bytes(const Context&) const = 0;
   virtual int64_t backward_bytes(const Context&) const = 0;
 
+  // x, y and their gradients are in activation().
   // y (B, L, D) = mixer(x (B, L, D)) from state_in to state_out. With y null, only what backward
   // needs.
   virtual void forward(const Context&, const LayerView&, CBuf x, Buf y, Arena saved,
                        Arena scratch) const = 0;
-  // dx (B, L, D) overwritten, gradients accumulated. x, saved and state_in are those of forward;
-  // the gradient of the state is that of a fresh sequence unless dstate_* are given: dstate_out (B,
-  // state_count()) contiguous or null (zero), dstate_in the same, overwritten, or null. Both may be
-  // the same memory.
+  // dx (B, L, D) overwritten (it may be the memory of dy), gradients accumulated. x, saved and
+  // state_in are those of forward; the gradient of the state is that of a fresh sequence unless
+  // dstate_* are given: dstate_out (B, state_count()) contiguous or null (zero), dstate_in the
+  // same, overwritten, or null. Both may be the same memory.
   virtual void backward(const Context&, const LayerView&, CBuf x, CBuf dy, Buf dx, CBuf dstate_out,
                         Buf dstate_in, Arena saved, Arena scratch) const = 0;
   // One token a row: y (B, D) = mixer(x (B, D)), state updated in place (state_out).

@@ -100,7 +100,7 @@ void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, 
   args.product = ctx.product;
   args.x = x;
   args.x_stride = x_stride;
-  args.weight = weight.data;
+  args.weight = weight.rounded ? weight.rounded : weight.data;
   args.packed = weight.packed;
   args.bias = bias;
   args.y = y;
@@ -127,7 +127,7 @@ void linear_backward(const Context& ctx, CBuf x, int64_t x_stride, const Weight&
     args.product = ctx.product;
     args.dy = dy;
     args.dy_stride = dy_stride;
-    args.weight = weight.data;
+    args.weight = weight.rounded ? weight.rounded : weight.data;
     args.accumulate = accumulate;
     args.dx = dx;
     args.dx_stride = dx_stride;

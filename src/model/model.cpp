@@ -20,7 +20,7 @@ std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& 
   std::unique_ptr<Device> device = Device::create({options.device, options.threads});
   config.validate();
   if (device->real() == DType::kF32) {
-    const SizeEstimate sizes = estimate_sizes(config, *device, 1, 1);
+    const SizeEstimate sizes = estimate_sizes(config, *device, product, 1, 1);
     const DType d = options.dtype;
     const double packed = static_cast<double>(sizes.inference(0)) +
                           static_cast<double>(sizes.matrices * block_bytes(d)) /

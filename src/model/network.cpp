@@ -216,6 +216,7 @@ void Network::parameters_changed(bool pack_matrices) {
     layer.op->prepare(*device_, view(layer, CBuf(), Buf(), false));
   }
   fingerprint_.clear();
+  if (rounded_.data() != nullptr) round_matrices();
   if (matrices_ == Matrices::kPackedOnly) return;
   for (size_t i = 0; i < weights_.size(); ++i) {
     unpack(i);
@@ -234,8 +235,22 @@ Buf Network::gradients() {
       grad_views_[i] =
           Buf(grads_.data(), device_->real()) + (frozen ? trained_.count : trained_.offsets[i]);
     }
+    const DType half = device_->activation(product_);
+    if (half != device_->real()) {
+      rounded_ = AlignedBlock(table_.flat_count() * dtype_size(half), "matrices", memory());
+      for (size_t i = 0; i < weights_.size(); ++i) {
+        const ParamSpec& spec = table_.specs()[i];
+        if (spec.matrix) weights_[i].rounded = CBuf(rounded_.data(), half) + spec.offset;
+      }
+      round_matrices();
+    }
   }
   return Buf(grads_.data(), device_->real());
+}
+
+void Network::round_matrices() {
+  device_->kernels().cast(device_->stream(), {table_.flat_count(), parameters(),
+                                              Buf(rounded_.data(), device_->activation(product_))});
 }
 
 void Network::zero_gradients() { fill_zero(memory(), gradients(), trained_.count + trained_.sink); }

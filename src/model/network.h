@@ -111,6 +111,8 @@ class Network {
   };
   void build();
   void pack(size_t index, CBuf rows);
+  // Brings the copies of matrices in bf16 up to date.
+  void round_matrices();
   void pack_from_host(size_t index, CBuf rows);
   void unpack(size_t index);
   void add_layer(std::unique_ptr<Mixer> op, const std::string& prefix, int* next_param);
@@ -130,7 +132,7 @@ class Network {
   int64_t inference_bytes(const Context&) const;
   // The normalised output (rows, D) of the last block.
   Buf run_layers(const Context&, State* state, Arena& arena);
-  int64_t head_rows() const { return mamba::head_rows(config_); }
+  int64_t head_rows() const { return mamba::head_rows(config_, *device_); }
   void head(const Context&, CBuf x, int64_t rows, bool decode, Buf logits) const;
   // The same, but `logits` are the host's.
   void head_to_host(const Context&, CBuf x, int64_t rows, bool decode, Buf logits,
@@ -139,8 +141,8 @@ class Network {
   void all_logits(const Context&, const Batch& batch, CBuf x, Buf logits, Arena arena) const;
   LossSum sum_losses(const Batch& batch, CBuf nll, int64_t rows, Buf out) const;
   LossSum losses(const Context&, const Batch& batch, CBuf x, Buf nll, Arena arena) const;
-  LossSum head_backward(const Context&, const Batch& batch, CBuf x, Buf dx, double grad_scale,
-                        Arena arena);
+  // dx and the losses of every row.
+  void head_backward(const Context&, CBuf x, Buf dx, Buf nll, double grad_scale, Arena arena);
   // A training step and its parts, in backward.cpp. States are those of all layers and rows, null
   // for a step of one segment.
   LayerView view(const SubLayer& layer, CBuf state_in, Buf state_out, bool with_grads) const;
@@ -169,6 +171,7 @@ class Network {
   DType state_dtype_ = DType::kF32;
   AlignedBlock params_, grads_, derived_, workspace_;
   AlignedBlock logits_;      // (B, V) of the last step that left them here
+  AlignedBlock rounded_;     // params_ in bf16 for the products of training on a GPU
   AlignedBlock tokens_;      // ids, targets and documents of the running call on a GPU
   std::vector<Buf> values_;  // by table index, in params_; null where packed alone
   int64_t workspace_peak_ = 0;

@@ -18,8 +18,8 @@ int64_t padded(int64_t elements) { return (elements + 15) / 16 * 16; }
 
 }  // namespace
 
-SizeEstimate estimate_sizes(const Config& config, Device& device, int64_t batch_size,
-                            int64_t seq_len, const StepOptions& options,
+SizeEstimate estimate_sizes(const Config& config, Device& device, Product product,
+                            int64_t batch_size, int64_t seq_len, const StepOptions& options,
                             const std::vector<std::string>& freeze) {
   MAMBA_CHECK(device.real() == DType::kF32);
   config.validate();
@@ -50,6 +50,7 @@ SizeEstimate estimate_sizes(const Config& config, Device& device, int64_t batch_
   s.other = s.parameters - 4 * padded_matrices;
   Context ctx{};
   ctx.device = &device;
+  ctx.product = product;
   ctx.B = 1, ctx.L = 512;
   s.prefill = inference_bytes(config, layers.ops, ctx);
   ctx.B = batch_size;
@@ -58,6 +59,9 @@ SizeEstimate estimate_sizes(const Config& config, Device& device, int64_t batch_
   TrainingLayout layout;
   layout.lay_out(config, layers, ctx, options, Arena());
   s.training.parameters = s.parameters;
+  if (ctx.activation() != ctx.real()) {  // copies of matrices
+    s.training.parameters += table.flat_count() * dtype_size(ctx.activation());
+  }
   s.training.gradients = 4 * (trained.count + trained.sink);
   s.training.optimizer = 8 * trained.count;
   s.training.activations = layout.kept_bytes;

@@ -12,7 +12,7 @@
 
 namespace mamba {
 
-// Bytes, on a device in f32.
+// Bytes, on a device whose parameters are f32.
 struct SizeEstimate {
   int64_t parameters = 0;  // the flat buffer of training and what is derived from it
   int64_t other = 0;       // all of that but the matrices
@@ -27,9 +27,9 @@ struct SizeEstimate {
   }
 };
 
-// Equal to what a Network of `config` would say of itself; `freeze` as in frozen_by.
-SizeEstimate estimate_sizes(const Config& config, Device& device, int64_t batch_size,
-                            int64_t seq_len, const StepOptions& options = {},
+// Equal to what a Network of `config` and `product` would say of itself; `freeze` as in frozen_by.
+SizeEstimate estimate_sizes(const Config& config, Device& device, Product product,
+                            int64_t batch_size, int64_t seq_len, const StepOptions& options = {},
                             const std::vector<std::string>& freeze = {});
 
 }  // namespace mamba

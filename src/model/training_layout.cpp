@@ -9,7 +9,7 @@ namespace mamba {
 NormIO layout_norm(const Config& config, const Context& ctx, bool with_r, Arena& arena) {
   NormIO io;
   if (with_r) io.r = arena.alloc(ctx.real(), ctx.rows() * config.d_model);
-  io.y = arena.alloc(ctx.real(), ctx.rows() * config.d_model);
+  io.y = arena.alloc(ctx.activation(), ctx.rows() * config.d_model);
   io.rstd = arena.alloc(ctx.real(), ctx.rows());
   if (config.norm == NormKind::kLayer) io.mean = arena.alloc(ctx.real(), ctx.rows());
   return io;
@@ -23,17 +23,21 @@ int64_t inference_bytes(const Config& config, const std::vector<const Mixer*>& o
   }
   Arena count;
   layout_norm(config, ctx, true, count);
-  count.alloc(ctx.real(), ctx.rows() * config.d_model);  // h
-  count.alloc(ctx.real(), ctx.B * config.d_model);       // last rows
-  count.alloc(ctx.real(), std::min(head_rows(config), ctx.rows()) * config.vocab_size);  // logits
-  count.alloc(ctx.real(), ctx.rows());                                                   // losses
+  const int64_t head = std::min(head_rows(config, *ctx.device), ctx.rows());
+  count.alloc(ctx.activation(), ctx.rows() * config.d_model);  // h
+  count.alloc(ctx.activation(), ctx.B * config.d_model);       // last rows
+  count.alloc(ctx.real(), head * config.vocab_size);           // logits
+  count.alloc(ctx.real(), ctx.rows());                         // losses
   return count.used() + op_bytes + 4096;
 }
 
-int64_t head_rows(const Config& config) {
-  // About 8 MiB of logits at a time, in whole tiles of linear.
-  constexpr int64_t kElements = 2 << 20;
-  return std::clamp<int64_t>(kElements / config.vocab_size / 64 * 64, 64, 1024);
+int64_t head_rows(const Config& config, const Device& device) {
+  // In whole tiles of linear: about 8 MiB of logits at a time, which caches of CPUs hold. On a GPU
+  // each block of rows reads and writes the gradient of the whole head (309 MB at 50280 x 768), so
+  // they are few.
+  const bool host = device.memory().on_host();
+  const int64_t elements = host ? int64_t{2} << 20 : int64_t{128} << 20;
+  return std::clamp<int64_t>(elements / config.vocab_size / 64 * 64, 64, host ? 1024 : 2048);
 }
 
 int first_trained_layer(const Config& config, const std::vector<const Mixer*>& ops,
@@ -94,12 +98,13 @@ void TrainingLayout::lay_out(const Config& config, const LayerList& layers, cons
       saved[i] = room;
     }
   }
-  h = arena.alloc(ctx.real(), ctx.rows() * config.d_model);
+  h = arena.alloc(ctx.activation(), ctx.rows() * config.d_model);
   dr = arena.alloc(ctx.real(), ctx.rows() * config.d_model);
+  nll = arena.alloc(ctx.real(), ctx.rows());
   scratch = arena.rest();
   Arena head;
-  head.alloc(ctx.real(), std::min(head_rows(config), ctx.rows()) * config.vocab_size);
-  head.alloc(ctx.real(), ctx.rows());
+  head.alloc(ctx.activation(),
+             std::min(head_rows(config, *ctx.device), ctx.rows()) * config.vocab_size);
   arena.alloc(DType::kU8, std::max(op_bytes, head.used()));
   Context plain = ctx;
   plain.recompute = false;

@@ -28,13 +28,13 @@ struct MemoryPlan {
 // Input and statistics of one norm: what its backward reads.
 struct NormIO {
   Buf r;           // (rows, D) residual after the addition
-  Buf y;           // (rows, D) normalised
+  Buf y;           // (rows, D) normalised, an activation
   Buf mean, rstd;  // (rows); mean for LayerNorm alone
 };
 NormIO layout_norm(const Config& config, const Context& ctx, bool with_r, Arena& arena);
 
 // Rows of logits at a time.
-int64_t head_rows(const Config& config);
+int64_t head_rows(const Config& config, const Device& device);
 
 // Bytes of a forward of ctx's tokens beside parameters and states.
 int64_t inference_bytes(const Config& config, const std::vector<const Mixer*>& ops,
@@ -62,6 +62,7 @@ class TrainingLayout {
   Buf states;     // (segments, B, state_elements) at the start of each; only with more than one
   Buf dstates;    // by sub-layer (B, its state_count()); likewise
   Buf h, dr;      // (rows, D) output of an operator, later dx; gradient of the residual
+  Buf nll;        // (rows) losses
   Arena scratch;  // of operators and the head
   int64_t kept_bytes = 0;     // from forward to backward
   int64_t scratch_bytes = 0;  // the rest, and at least what an evaluation needs

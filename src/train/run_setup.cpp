@@ -276,9 +276,10 @@ int64_t trained_parameters(const Config& config, const std::vector<std::string>&
 
 void make_plan(const TrainOptions& options, const Config& config, Device& device, RunSetup* setup) {
   TrainPlan& plan = setup->plan;
-  const MemoryPlan memory = estimate_sizes(config, device, options.batch_size, options.seq_len,
-                                           step_options(options), options.freeze)
-                                .training;
+  const MemoryPlan memory =
+      estimate_sizes(config, device, options.bf16 ? Product::kBF16 : Product::kF32,
+                     options.batch_size, options.seq_len, step_options(options), options.freeze)
+          .training;
   plan.config = config;
   plan.parameters = parameter_count(config);
   plan.trained_parameters = trained_parameters(config, options.freeze);

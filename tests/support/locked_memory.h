@@ -66,12 +66,19 @@ class LockedMemory : public DeviceMemory {
     LockedMemory& memory_;
   };
 
-  bool owns(const void* p) const {
+  struct Block {
+    char* begin = nullptr;
+    size_t size = 0;
+  };
+  // The block that p points into, if any.
+  Block block_of(const void* p) const {
     auto after = blocks_.upper_bound(const_cast<void*>(p));
-    if (after == blocks_.begin()) return false;
+    if (after == blocks_.begin()) return {};
     const auto& [begin, size] = *--after;
-    return p < static_cast<const char*>(begin) + size;
+    if (p >= static_cast<const char*>(begin) + size) return {};
+    return {static_cast<char*>(begin), size};
   }
+  bool owns(const void* p) const { return block_of(p).begin != nullptr; }
 
  private:
   static constexpr int64_t kPage = 4096;

@@ -204,23 +204,28 @@ TEST(Trainer, PlansWhatTheNetworkNeeds) {
   cases.push_back({"wide", wide});
   for (const test::Case& c : cases) {
     SCOPED_TRACE(c.name);
-    Network network(c.config, Device::create(), Product::kF32);
-    int64_t segments = 0;
-    for (const auto& [B, L] : {std::pair<int64_t, int64_t>{1, 1}, {3, 37}, {4, 600}}) {
-      std::vector<std::string> freeze;
-      if (++segments == 3) freeze = {"*.embeddings.*", "*.layers.0.*"};
-      const StepOptions options = {std::min(segments, L),
-                                   segments == 2 ? Recompute::kScan : Recompute::kBlock};
-      network.freeze(frozen_by(network.table(), freeze));
-      const MemoryPlan want = network.plan_training(B, L, options);
-      const SizeEstimate got = estimate_sizes(c.config, network.device(), B, L, options, freeze);
-      EXPECT_EQ(got.training.parameters, want.parameters);
-      EXPECT_EQ(got.training.gradients, want.gradients);
-      EXPECT_EQ(got.training.optimizer, want.optimizer);
-      EXPECT_EQ(got.training.activations, want.activations);
-      EXPECT_EQ(got.training.scratch, want.scratch);
-      EXPECT_EQ(got.state_elements, network.state_elements());
-      EXPECT_EQ(got.prefill, network.forward_bytes(1, 512));
+    for (const Product product : {Product::kF32, Product::kBF16}) {
+      std::unique_ptr<Device> device = Device::create();
+      device->set_bf16_activations(true);
+      Network network(c.config, std::move(device), product);
+      int64_t segments = 0;
+      for (const auto& [B, L] : {std::pair<int64_t, int64_t>{1, 1}, {3, 37}, {4, 600}}) {
+        std::vector<std::string> freeze;
+        if (++segments == 3) freeze = {"*.embeddings.*", "*.layers.0.*"};
+        const StepOptions options = {std::min(segments, L),
+                                     segments == 2 ? Recompute::kScan : Recompute::kBlock};
+        network.freeze(frozen_by(network.table(), freeze));
+        const MemoryPlan want = network.plan_training(B, L, options);
+        const SizeEstimate got =
+            estimate_sizes(c.config, network.device(), product, B, L, options, freeze);
+        EXPECT_EQ(got.training.parameters, want.parameters);
+        EXPECT_EQ(got.training.gradients, want.gradients);
+        EXPECT_EQ(got.training.optimizer, want.optimizer);
+        EXPECT_EQ(got.training.activations, want.activations);
+        EXPECT_EQ(got.training.scratch, want.scratch);
+        EXPECT_EQ(got.state_elements, network.state_elements());
+        EXPECT_EQ(got.prefill, network.forward_bytes(1, 512));
+      }
     }
   }
 }

@@ -74,15 +74,15 @@ class GatedMlp : public Mixer {
   // `again` is where that goes which a recomputing backward does anew.
   Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
     Saved s;
-    s.both = saved.alloc(ctx.real(), ctx.rows() * 2 * F_);
-    s.hidden = (ctx.recompute ? again : saved).alloc(ctx.real(), ctx.rows() * F_);
+    s.both = saved.alloc(ctx.activation(), ctx.rows() * 2 * F_);
+    s.hidden = (ctx.recompute ? again : saved).alloc(ctx.activation(), ctx.rows() * F_);
     return s;
   }
   // Gradients of the same shapes.
   Saved layout_backward(const Context& ctx, Arena& arena) const {
     Saved t;
-    t.both = arena.alloc(ctx.real(), ctx.rows() * 2 * F_);
-    t.hidden = arena.alloc(ctx.real(), ctx.rows() * F_);
+    t.both = arena.alloc(ctx.activation(), ctx.rows() * 2 * F_);
+    t.hidden = arena.alloc(ctx.activation(), ctx.rows() * F_);
     return t;
   }
 

@@ -153,28 +153,28 @@ class Mamba1 : public Mixer {
 
   // `again` is where that goes which a recomputing backward does anew.
   Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
-    const DType real = ctx.real();
+    const DType real = ctx.real(), act = ctx.activation();
     const int64_t rows = ctx.rows();
     Arena& rest = ctx.recompute ? again : saved;
     Saved s;
-    s.xz = saved.alloc(real, rows * 2 * E_);
-    s.x_dbl = saved.alloc(real, rows * (R_ + 2 * N_));
-    s.xc = rest.alloc(real, rows * E_);
-    s.normed = c_.bcdt_rms ? rest.alloc(real, rows * (R_ + 2 * N_)) : s.x_dbl;
+    s.xz = saved.alloc(act, rows * 2 * E_);
+    s.x_dbl = saved.alloc(act, rows * (R_ + 2 * N_));
+    s.xc = rest.alloc(act, rows * E_);
+    s.normed = c_.bcdt_rms ? rest.alloc(act, rows * (R_ + 2 * N_)) : s.x_dbl;
     if (c_.bcdt_rms) s.rstd = rest.alloc(real, 3 * rows);
-    s.delta = rest.alloc(real, rows * E_);
-    s.y = rest.alloc(real, rows * E_);
+    s.delta = rest.alloc(act, rows * E_);
+    s.y = rest.alloc(act, rows * E_);
     return s;
   }
   Scratch layout_backward(const Context& ctx, Arena& arena) const {
-    const DType real = ctx.real();
+    const DType real = ctx.real(), act = ctx.activation();
     const int64_t rows = ctx.rows();
     Scratch t;
-    t.dy = arena.alloc(real, rows * E_);
+    t.dy = arena.alloc(act, rows * E_);
     t.du = t.dy;  // the scan reads dy before it writes du
-    t.ddelta = arena.alloc(real, rows * E_);
-    t.dxz = arena.alloc(real, rows * 2 * E_);
-    t.dx_dbl = arena.alloc(real, rows * (R_ + 2 * N_));
+    t.ddelta = arena.alloc(act, rows * E_);
+    t.dxz = arena.alloc(act, rows * 2 * E_);
+    t.dx_dbl = arena.alloc(act, rows * (R_ + 2 * N_));
     t.dA_t = arena.alloc(real, N_ * E_);
     t.dh_in = arena.alloc(real, ctx.B * N_ * E_);
     t.dh_out = arena.alloc(real, ctx.B * N_ * E_);

@@ -173,25 +173,25 @@ class Mamba2 : public Mixer {
 
   // `again` is where that goes which a recomputing backward does anew.
   Saved layout_saved(const Context& ctx, Arena& saved, Arena& again) const {
-    const DType real = ctx.real();
+    const DType real = ctx.real(), act = ctx.activation();
     const int64_t rows = ctx.rows();
     Arena& rest = ctx.recompute ? again : saved;
     Saved s;
-    s.zx = saved.alloc(real, rows * W_);
-    s.xBC = rest.alloc(real, rows * C_);
-    s.y = rest.alloc(real, rows * S_);
-    s.cat = rest.alloc(real, rows * E_);
+    s.zx = saved.alloc(act, rows * W_);
+    s.xBC = rest.alloc(act, rows * C_);
+    s.y = rest.alloc(act, rows * S_);
+    s.cat = rest.alloc(act, rows * E_);
     s.rstd = rest.alloc(real, rows * c_.norm_groups);
     return s;
   }
   Scratch layout_backward(const Context& ctx, Arena& arena) const {
-    const DType real = ctx.real();
+    const DType real = ctx.real(), act = ctx.activation();
     const int64_t rows = ctx.rows();
     Scratch t;
     t.S0 = fresh_state(ctx, arena);
-    t.dcat = arena.alloc(real, rows * E_);
-    t.dzx = arena.alloc(real, rows * W_);
-    t.dxBC = arena.alloc(real, rows * C_);
+    t.dcat = arena.alloc(act, rows * E_);
+    t.dzx = arena.alloc(act, rows * W_);
+    t.dxBC = arena.alloc(act, rows * C_);
     t.dA = arena.alloc(real, H_);
     t.dS_in = arena.alloc(real, ctx.B * H_ * P_ * N_);
     t.dS_out = arena.alloc(real, ctx.B * H_ * P_ * N_);
