@@ -14,6 +14,7 @@ constexpr int kRowsOfWeight = 8;   // of a block at a time on tensor cores
 constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
 constexpr int kAhead = 4;          // steps whose weights are loaded at once
 constexpr int kMostBlocks = 396;   // of a grid, which takes the rest in turns
+constexpr int kMostOnce = 528;     // that fit on a card beside the kernel behind them
 constexpr int kPlainWarps = 4;     // rows of the weight of a block by multiply-adds
 
 struct Few {
@@ -68,7 +69,9 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], uint32_t a0, uint32
 // A block takes 8 rows of the weight at a time with all of x; its warps take steps of columns in
 // turn, and their sums are added in order. Within a step a lane has 8 neighbouring columns of a
 // row, for x and the weight alike, so which column the tensor cores take them for does not matter.
-template <class W, class X, class Y>
+// With `once` a block takes 8 rows alone, and a warp all its columns at once: fewer registers, so
+// that the next kernel finds room to start.
+template <class W, class X, class Y, bool once>
 __global__ void __launch_bounds__(kMostWarps* kWarp)
     tensor_kernel(Few p, const W* weight, const X* x, Y* y) {
   __shared__ float sums[kMostWarps][kMostRows][kRowsOfWeight + 1];
@@ -93,10 +96,12 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
     const int64_t next = n0 + static_cast<int64_t>(gridDim.x) * kRowsOfWeight;
     float c[4] = {};
     for (int64_t k = first; k < p.K; k += kAhead * stride) {
-      if (k + kAhead * stride < p.K) {
-        fetch(n0, k + kAhead * stride, ahead);
-      } else if (next < p.N) {
-        fetch(next, first, ahead);
+      if constexpr (!once) {
+        if (k + kAhead * stride < p.K) {
+          fetch(n0, k + kAhead * stride, ahead);
+        } else if (next < p.N) {
+          fetch(next, first, ahead);
+        }
       }
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
@@ -108,10 +113,12 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
         multiply_tile<W>(c, low[0], high[0], low[1], high[1], b[i][0], b[i][1]);
         multiply_tile<W>(c, low[2], high[2], low[3], high[3], b[i][2], b[i][3]);
       }
+      if constexpr (!once) {
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
+        for (int i = 0; i < kAhead; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) b[i][j] = ahead[i][j];
+          for (int j = 0; j < 4; ++j) b[i][j] = ahead[i][j];
+        }
       }
     }
 #pragma unroll
@@ -181,9 +188,11 @@ template <class W, class X, class Y>
 void launch_tensor(Stream& stream, const char* name, const Few& p, const W* weight, const X* x,
                    Y* y) {
   const int64_t steps = ceil_div(p.K, kStep), blocks = ceil_div(p.N, kRowsOfWeight);
-  const dim3 grid(static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks));
+  const bool once = steps <= kAhead * kMostWarps && blocks <= kMostOnce;
+  const dim3 grid(static_cast<unsigned>(once || blocks < kMostBlocks ? blocks : kMostBlocks));
   const dim3 block(static_cast<unsigned>(kWarp * (steps < kMostWarps ? steps : kMostWarps)));
-  launch_early(stream, name, tensor_kernel<W, X, Y>, grid, block, 0, p, weight, x, y);
+  launch_early(stream, name, once ? tensor_kernel<W, X, Y, true> : tensor_kernel<W, X, Y, false>,
+               grid, block, 0, p, weight, x, y);
 }
 
 template <class W, class Y>

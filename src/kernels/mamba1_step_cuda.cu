@@ -360,7 +360,9 @@ bool in_blocks(const PackedLinear* packed) {
 void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   const char* name = "mamba1_step";
   if (a.B == 0 || a.E == 0) return;
-  if (in_blocks(a.x_packed) || in_blocks(a.dt_packed)) {
+  // Of many rows the products are better done together.
+  constexpr int64_t kMostRows = 16;
+  if (a.B > kMostRows || in_blocks(a.x_packed) || in_blocks(a.dt_packed)) {
     step_in_sequence(cuda_kernels(), stream, a);
     return;
   }

@@ -227,9 +227,14 @@ LossSum Network::losses(const Context& ctx, const Batch& batch, CBuf x, Buf nll,
 
 LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll) {
   if (state != nullptr && state->dtype() == DType::kBF16) {  // chunks are computed in f32
-    State wide = state->as(DType::kF32);
+    State wide(state_tensors_, state_elements_, DType::kF32, state->batch(),
+               device_->shared_memory());
+    const int64_t count = state->batch() * state_elements_;
+    const Buf narrow(state->sequence(0), DType::kBF16), f32(wide.sequence(0), DType::kF32);
+    device_->kernels().cast(device_->stream(), {count, narrow, f32});
     const LossSum sum = forward(batch, &wide, want, logits, nll);
-    *state = wide.as(DType::kBF16);
+    device_->kernels().cast(device_->stream(), {count, f32, narrow});
+    device_->sync();
     return sum;
   }
   check(batch);
