@@ -167,6 +167,7 @@ constexpr std::array kFlags = std::to_array<GroupedFlag>({
     {"--progress", "Run", kRare},
     {"--verbose", "Run", kRare},
     {"--cold", "Run"},
+    {"--profile", "Run"},
     {"--dtype", "Run"},
     {"--state-dtype", "Run"},
     {"--pin", "Run"},
