@@ -11,7 +11,8 @@ namespace mamba {
 //   y = (C . h + D x) silu(z)
 // The formulas, and on the CPU the bits, of conv1d_forward (L = 1), linear_forward or
 // linear_q_forward, rms_norm_forward and scan_step. Both states are updated in place. A row depends
-// on that row alone. Every combination of types that those kernels take is taken; backends differ
+// on that row alone; on a GPU its bits may depend on the number of rows too, by which kernels are
+// chosen. Every combination of types that those kernels take is taken; backends differ
 // in how much of it they fuse.
 struct Mamba1StepArgs {
   int64_t B, E, N, R, K;

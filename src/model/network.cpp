@@ -283,7 +283,13 @@ State Network::new_state(int64_t batch) const {
                               all + layer.state_offset);
     }
   }
-  return real == DType::kF32 ? state.as(state_dtype_) : state;
+  if (real != DType::kF32 || state_dtype_ == DType::kF32) return state;
+  State narrow(state_tensors_, state_elements_, state_dtype_, batch, device_->shared_memory());
+  const Buf to(narrow.sequence(0), state_dtype_);
+  device_->kernels().cast(device_->stream(),
+                          {batch * state_elements_, CBuf(state.sequence(0), real), to});
+  device_->sync();
+  return narrow;
 }
 
 DType Network::weight_dtype() const {

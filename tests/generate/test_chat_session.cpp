@@ -146,7 +146,7 @@ TEST(Chat, UnfinishedAnswersAreNotReadAgain) {
 }
 
 TEST(Chat, UnfinishedAnswersOfWordPiecesAreNotReadAgain) {
-  const std::string folder = std::string(MAMBA_SOURCE_DIR) + "/models/books-mamba1-2.8m";
+  const std::string folder = std::string(MAMBA_SOURCE_DIR) + "/models/books-mamba1-16m";
   ModelOptions one_thread;  // it is a small one
   one_thread.threads = 1;
   Model model = Model::load(folder, one_thread);
