@@ -202,6 +202,23 @@ void add_without_effect(CLI::App& app, const std::string& flags, const std::stri
   }
 }
 
+void add_device(CLI::App& app, std::string* device) {
+  app.add_option_function<std::string>(
+         "--device,--device-map",
+         [device](const std::string& text) {
+           const bool cpu = text == "cpu" || text == "auto" || text == "none";
+           if (!cpu && text.rfind("cuda", 0) != 0) {
+             fail(ErrorCode::kInvalidArgument,
+                  "[--device] expected cpu, cuda or cuda:N, got '{}'; --list-devices says what is "
+                  "here",
+                  printable(text));
+           }
+           *device = cpu ? "cpu" : text;
+         },
+         "Where to run: the processor, or an NVIDIA GPU")
+      ->type_name("cpu|cuda|cuda:N");
+}
+
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
   add_choice(app, "--isa", &options->isa,
              {"auto", "base", "avx2", "avx512", "avx512_bf16", "onednn", "ref"},
@@ -214,20 +231,7 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
                "on loading. Not given: blocks of a file stay as they are")
         ->each([options](const std::string&) { options->dtype_given = true; });
   }
-  app.add_option_function<std::string>(
-         "--device,--device-map",
-         [options](const std::string& text) {
-           const bool cpu = text == "cpu" || text == "auto" || text == "none";
-           if (!cpu && text.rfind("cuda", 0) != 0) {
-             fail(ErrorCode::kInvalidArgument,
-                  "[--device] expected cpu, cuda or cuda:N, got '{}'; --list-devices says what is "
-                  "here",
-                  printable(text));
-           }
-           options->device = cpu ? "cpu" : text;
-         },
-         "Where to run: the processor, or an NVIDIA GPU")
-      ->type_name("cpu|cuda|cuda:N");
+  add_device(app, &options->device);
   app.add_flag("--list-devices", options->list_devices,
                "List what this machine can run on, and end");
   add_gpu_layers(app);

@@ -65,6 +65,7 @@ struct RunOptions {
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
 DType weight_dtype_of(const std::string& name);
+void add_device(CLI::App& app, std::string* device);
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
 // --state-dtype of commands that carry states from token to token.
 void add_state_dtype(CLI::App& app, RunOptions* options);

@@ -120,6 +120,7 @@ class SpeedCommand {
         for (const int64_t threads : grid_.threads) {
           RunOptions run = {flags_.isa, threads, dtype, flags_.state_dtype};
           run.dtype_given = flags_.dtype_given;
+          run.device = flags_.device;
           run_inference(path, run);
           run_training(path, run);
         }
@@ -352,6 +353,7 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   add_list(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core");
   add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of the recurrent states");
+  add_device(app, &f->device);
   add_gpu_layers(app);
   add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl", "sql"},
              "Form of the result");

@@ -18,6 +18,7 @@ struct SpeedFlags {
   std::string prompt = "512", gen = "128", prompt_gen, depth = "0";
   std::string batch = "2048", ubatch = "512", threads = "0", sequences = "1", train;
   std::string dtypes = "f32", state_dtype = "f32", isa = "auto", output = "md";
+  std::string device = "cpu";
   std::string output_err = "none";
   int64_t repetitions = 5, delay = 0;
   bool no_warm_up = false, json = false, progress = false, verbose = false;

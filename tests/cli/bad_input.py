@@ -343,6 +343,8 @@ CASES = [
     ("bench_mask", [*BENCH, "-C", "0xff"], USAGE, ["'-C 0xff'", "taskset"]),
     ("bench_prio", [*BENCH, "--prio", "2"], USAGE, ["'--prio 2'", "nice"]),
     ("bench_split", [*BENCH, "-sm", "row", "-mg", "1"], USAGE, ["'-sm row'", "one device"]),
+    ("bench_device", [*BENCH, "--device", "cuda:99"], MACHINE, ["'cuda:99'"]),
+    ("bench_device_name", [*BENCH, "--device", "tpu"], USAGE, ["[--device]", "got 'tpu'"]),
     ("bench_fetch", ["bench", "-hf", "someone/model"], USAGE, ["'-hf someone/model'", "download"]),
     ("bench_cache_alone", [*BENCH, "-ctv"], USAGE, ["got '-ctv'", "KV cache"]),
     ("generate_flash", IDS + ["-fa", "on"], USAGE, ["[generate] expected no flag -fa, got '-fa on'"]),
