@@ -163,7 +163,8 @@ ModelReport bench_model(Model& model, int64_t batch_size, int64_t prompt,
 bool can_train_in(DType dtype) { return dtype == DType::kF32 || dtype == DType::kBF16; }
 
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t seq_len, int64_t steps, bool profile) {
+                        int64_t seq_len, int64_t steps, bool profile,
+                        const std::function<void()>& poll) {
   if (!can_train_in(options.dtype)) {
     fail(ErrorCode::kInvalidArgument,
          "[--dtype] expected f32 or bf16, in which there is training, got {}",
@@ -211,7 +212,7 @@ TrainReport bench_train(const Config& config, const ModelOptions& options, int64
     report.last_loss = loss.nll / static_cast<double>(loss.targets);
     if (step == 1) report.first_loss = report.last_loss;
   };
-  report.step = measure(timing, train_step);
+  report.step = measure(timing, train_step, poll);
   if (profile) report.profile = profile_kernels(network.device(), train_step);
   report.peak_rss_bytes = peak_rss_bytes();
   return report;

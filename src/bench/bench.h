@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -59,9 +60,11 @@ struct TrainReport {
 
 // Training steps exist in f32 and bf16: weights in blocks have no gradient.
 bool can_train_in(DType dtype);
-// Random weights, no files. Throws invalid_argument for another type of weights.
+// Random weights, no files. Throws invalid_argument for another type of weights. `poll` (may be
+// empty) is called between steps, untimed, and throws to end the run.
 TrainReport bench_train(const Config& config, const ModelOptions& options, int64_t batch_size,
-                        int64_t seq_len, int64_t steps, bool profile = false);
+                        int64_t seq_len, int64_t steps, bool profile = false,
+                        const std::function<void()>& poll = {});
 
 // Largest resident size of this process so far.
 int64_t peak_rss_bytes();

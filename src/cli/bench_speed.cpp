@@ -242,8 +242,8 @@ class SpeedCommand {
       options_.poll();
       announce(path, name);
       reset_peak_rss();
-      const TrainReport r =
-          bench_train(load_config(path), model_options(run), batch, length, flags_.repetitions);
+      const TrainReport r = bench_train(load_config(path), model_options(run), batch, length,
+                                        flags_.repetitions, false, options_.poll);
       begin();
       BenchRow row;
       row.model_filename = path;

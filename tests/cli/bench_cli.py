@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -124,6 +125,17 @@ class BenchTest(unittest.TestCase):
         self.assertEqual([row["test"] for row in json.loads(result.stdout)],
                          ["pp4", "pp4", "train 1x8", "pp4"])
         self.assertEqual(result.stderr.count("no training in q4_0, q8_0"), 1)
+
+    def test_training_ends_between_two_steps_when_interrupted(self):
+        with subprocess.Popen(
+                [PROGRAM, "bench", "-m", "config.json", "-p", "0", "-n", "0", "--train", "8x64", "-r",
+                 "10000", "-t", "1", "--progress", "-o", "jsonl"], stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True) as process:
+            self.assertIn("train 8x64", process.stderr.readline())
+            process.send_signal(signal.SIGINT)
+            out, error = process.communicate(timeout=300)
+        self.assertEqual((process.returncode, out), (130, ""))
+        self.assertIn("error: interrupted", error)
 
     def test_model_of_a_file_is_measured_in_its_types(self):
         models.byte_model(PROGRAM, "wide", d_model=128)
