@@ -221,7 +221,6 @@ void check_ssds() {
     add([&](SsdCase& o) { o.B = 1, o.L = L, o.H = 4, o.P = 64, o.N = 128, o.G = 1; });
   for (int64_t L : {65, 200})
     add([&](SsdCase& o) { o.B = 1, o.L = L, o.H = 4, o.P = 64, o.N = 256, o.G = 2; });
-  add([&](SsdCase& o) { o.B = 1, o.L = 1000, o.H = 100, o.P = 8, o.N = 16; });  // long segments
   add([&](SsdCase& o) { o.B = 1, o.L = 200, o.H = 2, o.P = 80, o.N = 128, o.G = 1; });
   for (int skip : {0, 2}) add([&](SsdCase& o) { o.skip = skip; });
   for (int docs : {0, 1, 2}) {

@@ -208,24 +208,20 @@ __device__ __forceinline__ float decay_between(const Steps& s, float high_t, flo
 
 // ---- The states between chunks ----
 
-// Where the heads are too few for the card, chunks are cut into segments: a first pass finds what
-// each adds, a chain through them the state before each, and if a segment has several chunks a
-// second pass starts from those. Documents stay whole: a row must not depend on how it is cut.
+// Where the heads are too few for the card, all chunks are taken at once: what each adds, then a
+// chain through them, to the bits of the pass through time. Documents are not cut so.
 struct Split {
-  int32_t segments, per_segment;  // 0 if there is none; chunks
-  float* states;                  // (B, segments, H, parts, 64, NP): what a segment adds, then the
-                                  // state before it
-  float* decay;                   // (B, segments, H)
+  int32_t chunks;  // 0 if there is none
+  float* states;   // (B, chunks, H, parts, 64, NP)
+  float* decay;    // (B, chunks, H)
 };
 inline Split make_split(const Plan& p, int64_t NP, Pieces& pieces) {
-  constexpr int64_t kRoom = 264, kFewest = 8, kSingle = 4 * kRoom;  // blocks that run at once
-  const int64_t blocks = p.H * p.parts * p.B * ceil_div(NP, 128);
-  if (p.ids != nullptr || p.max_chunks < kFewest || 2 * blocks > kRoom) return {};
-  const int64_t wanted = blocks * p.max_chunks <= kSingle ? p.max_chunks : kRoom / blocks;
-  const int64_t per = ceil_div(p.max_chunks, wanted), segments = ceil_div(p.max_chunks, per);
-  return {static_cast<int32_t>(segments), static_cast<int32_t>(per),
-          pieces.take<float>(p.B * segments * p.H * p.parts * kPart * NP),
-          pieces.take<float>(p.B * segments * p.H)};
+  constexpr int64_t kFew = 66, kFewest = 4;  // blocks, of 264 that run at once; chunks
+  const bool few = p.H * p.parts * p.B * ceil_div(NP, 128) <= kFew;
+  if (p.ids != nullptr || !few || p.max_chunks < kFewest || p.max_chunks > 65535) return {};
+  return {static_cast<int32_t>(p.max_chunks),
+          pieces.take<float>(p.B * p.max_chunks * p.H * p.parts * kPart * NP),
+          pieces.take<float>(p.B * p.max_chunks * p.H)};
 }
 
 // Forward: before every chunk, S <- exp(l_Q) S + sum_s exp(l_Q - l_s) d_s x_s (outer) B_s.
@@ -243,11 +239,6 @@ struct StatesArgs {
       restart_gradient;  // backward: (B, H, P, N) sums of G over the starts of documents, or null
   T* states;             // (B, slots, H, parts, 64, NP), or null: only `last` is wanted
   Split split;
-
-  // What the first pass of a split leaves out: the state after the last segment, unless asked for.
-  __device__ int32_t first_pass() const {
-    return split.segments - (split.per_segment > 1 || last == nullptr);
-  }
 };
 template <class T, bool reverse>
 void find_states(Stream& stream, const char* name, const StatesArgs<T>& a);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssd for CUDA, the part that goes through time: chunks, step sizes and decays, and the state
-// before (or its gradient after) every chunk, kept in registers from chunk to chunk.
+// before (or its gradient after) every chunk, kept in registers from chunk to chunk, or for few
+// heads by a chain through what the chunks add.
 #include "kernels/ssd_cuda.cuh"
 
 namespace mamba::cuda::ssd {
@@ -125,7 +126,7 @@ struct StatesMemory {
 
 // 64 channels by NT states of one head, through all chunks. Warp w has channels 16 (w % 4) ... and
 // states 64 (w / 4) ...
-// If `alone`, what a segment adds, for the chain.
+// If `alone`, what one chunk adds, for the chain.
 template <class T, int NT, bool reverse, bool alone>
 struct StatesWalk {
   using Memory = StatesMemory<T, NT>;
@@ -134,7 +135,7 @@ struct StatesWalk {
   const StatesArgs<T>& a;
   Memory& m;
   int64_t b;
-  int32_t h, part, g, n0, NP, segment;
+  int32_t h, part, g, n0, NP, alone_at;
   float s[kTiles][4];
 
   __device__ int64_t index(int64_t k, int64_t count) const { return reverse ? count - 1 - k : k; }
@@ -164,7 +165,7 @@ struct StatesWalk {
   // Calls body(tile, element of the first of two neighbours, their place in the split's states).
   template <class Body>
   __device__ __forceinline__ void each_pair(Body&& body) const {
-    const int64_t at = ((b * a.split.segments + segment) * a.plan.H + h) * a.plan.parts + part;
+    const int64_t at = ((b * a.split.chunks + alone_at) * a.plan.H + h) * a.plan.parts + part;
     const int row = threadIdx.x / kWarp % 4 * 16 + threadIdx.x % kWarp / 4;
     float* pairs = a.split.states + (at * kPart + row) * NP;
 #pragma unroll
@@ -216,22 +217,11 @@ struct StatesWalk {
 
   __device__ void run() {
     const Plan& p = a.plan;
-    const int64_t count = p.chunk_count(b), PN = p.P * p.N, per = a.split.per_segment;
-    const int64_t begin = segment * per;
-    const int64_t end = per == 0 || begin + per > count ? count : begin + per;
+    const int64_t count = p.chunk_count(b), PN = p.P * p.N;
+    const int64_t begin = alone ? alone_at : 0, end = alone ? alone_at + 1 : count;
     const int q = threadIdx.x % 4, row = threadIdx.x / kWarp % 4 * 16;
     const int column = threadIdx.x / 128 * 64;
-    float of_segment = 1;
-    if (alone) {
-      set(nullptr);
-    } else if (per != 0) {
-      each_pair([&](int j, int e, const float2* from) {
-        const float2 two = *from;
-        s[j][e] = two.x, s[j][e + 1] = two.y;
-      });
-    } else {
-      set(a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
-    }
+    set(alone || a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
     if (begin < end) fetch(index(begin, count), m.stages[0]);
     commit_copies();
     for (int64_t k = begin; k < end; ++k) {
@@ -264,27 +254,30 @@ struct StatesWalk {
       }
       __syncthreads();
       const float total = exp2_approx(steps.high[kChunk - 1]);
-      if constexpr (alone) of_segment *= total;
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s[j][e] *= total;
-      }
+      FragmentA<T> x[kChunk / 16];
 #pragma unroll
       for (int step = 0; step < kChunk / 16; ++step) {
-        FragmentA<T> x;
         float v[8];
-        load_a<true>(x, stage.x, kPart + kPad<T>, row, 16 * step);
-        a_values<T>(x, v);
+        load_a<true>(x[step], stage.x, kPart + kPad<T>, row, 16 * step);
+        a_values<T>(x[step], v);
 #pragma unroll
         for (int e = 0; e < 8; ++e) v[e] *= m.weights[16 * step + 2 * q + e % 2 + e / 4 * 8];
-        set_a<T>(x, v);
+        set_a<T>(x[step], v);
+      }
 #pragma unroll
-        for (int j = 0; j < kTiles; j += 2) {
+      for (int j = 0; j < kTiles; j += 2) {
+        float added[2][4] = {};
+#pragma unroll
+        for (int step = 0; step < kChunk / 16; ++step) {
           FragmentB<T> y[2];
           load_b<true>(y, stage.bc, NT + kPad<T>, column + 8 * j, 16 * step);
-          mma<T>(s[j], x, y[0]);
-          mma<T>(s[j + 1], x, y[1]);
+          mma<T>(added[0], x[step], y[0]);
+          mma<T>(added[1], x[step], y[1]);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          float& v = s[j + e / 4][e % 4];
+          v = fmaf(total, v, added[e / 4][e % 4]);
         }
       }
       __syncthreads();
@@ -301,11 +294,12 @@ struct StatesWalk {
     if (alone) {
       each_pair([&](int j, int e, float2* to) { *to = make_float2(s[j][e], s[j][e + 1]); });
       if (threadIdx.x == 0 && part == 0 && n0 == 0) {
-        a.split.decay[(b * a.split.segments + segment) * p.H + h] = of_segment;
+        a.split.decay[(b * a.split.chunks + alone_at) * p.H + h] =
+            exp2_approx(m.stages[0].steps.high[kChunk - 1]);
       }
       return;
     }
-    if (a.last == nullptr || end < count) return;
+    if (a.last == nullptr) return;
     float* to = a.last + b * a.last_stride + h * PN;
     each([&](float& v, bool valid, int64_t at) {
       if (valid) to[at] = v;
@@ -321,15 +315,13 @@ __global__ void __launch_bounds__(kThreads<NT>)
   int32_t job = static_cast<int32_t>(blockIdx.x);
   const int32_t tiles = NP / NT, n0 = job % tiles * NT;
   job /= tiles;
-  const int32_t h = job / a.plan.parts, segment = static_cast<int32_t>(blockIdx.z);
-  if (alone && segment >= a.first_pass()) return;
+  const int32_t h = job / a.plan.parts, k = static_cast<int32_t>(blockIdx.z);
   StatesWalk<T, NT, reverse, alone> walk{
-      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, segment, {}};
+      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, k, {}};
   walk.run();
 }
 
-// The states before the segments of a split. Where a segment is a chunk they are all that is
-// wanted, and go where the chunks read them. A thread has 4 neighbours.
+// The states before the chunks of a split, from what each adds. A thread has 4 neighbours.
 template <class T, bool reverse>
 __global__ void __launch_bounds__(256)
     chain_kernel(const __grid_constant__ StatesArgs<T> a, int64_t NP) {
@@ -341,40 +333,36 @@ __global__ void __launch_bounds__(256)
   const int64_t n = i % NP, head = i / NP / kPart, h = head / p.parts;
   const int64_t channel = i / NP % kPart + head % p.parts * kPart;
   const int64_t at = (h * p.P + channel) * p.N + n;  // in the heads' (P, N)
-  const int32_t segments = a.split.segments, known = a.first_pass();
-  const bool single = a.split.per_segment == 1;
-  float* states = a.split.states + b * segments * all + i;
-  const float* decays = a.split.decay + b * segments * p.H + h;
+  const int32_t chunks = a.split.chunks;
+  const float* adds = a.split.states + b * chunks * all + i;
+  const float* decays = a.split.decay + b * chunks * p.H + h;
   float s[4];
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     const bool valid = a.first != nullptr && channel < p.P && n + e < p.N;
     s[e] = valid ? a.first[b * a.first_stride + at + e] : 0.0f;
   }
-  for (int32_t k0 = 0; k0 < segments; k0 += kAhead) {
+  for (int32_t k0 = 0; k0 < chunks; k0 += kAhead) {
     float added[kAhead][4], decay[kAhead];
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      if (k0 + k >= known) continue;
-      load_n<4>(states + (k0 + k) * all, added[k]);
+      if (k0 + k >= chunks) continue;
+      load_n<4>(adds + (k0 + k) * all, added[k]);
       decay[k] = decays[(k0 + k) * p.H];
     }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
-      const int32_t segment = k0 + k;
-      if (segment >= segments) break;
-      if (!single) {
-        store_n<4>(states + segment * all, s);
-      } else if (a.states != nullptr) {
-        const int64_t slot = !reverse ? segment : segment == 0 ? p.slots - 1 : segments - segment;
+      const int32_t at_chunk = k0 + k;
+      if (at_chunk >= chunks) break;
+      if (a.states != nullptr) {
+        const int64_t slot = !reverse ? at_chunk : at_chunk == 0 ? p.slots - 1 : chunks - at_chunk;
         store_n<4>(a.states + (b * p.slots + slot) * all + i, s);
       }
-      if (segment >= known) break;
 #pragma unroll
       for (int e = 0; e < 4; ++e) s[e] = fmaf(decay[k], s[e], added[k][e]);
     }
   }
-  if (!single || a.last == nullptr) return;
+  if (a.last == nullptr) return;
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
     if (channel < p.P && n + e < p.N) a.last[b * a.last_stride + at + e] = s[e];
@@ -414,19 +402,17 @@ void clear_padding(Stream& stream, const char* name, const Plan& plan, Buf to, i
 template <class T, bool reverse>
 void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
   const int64_t NP = padded_states(a.plan.N), heads = a.plan.H * a.plan.parts;
-  const int32_t segments = a.split.segments;
+  const int32_t chunks = a.split.chunks;
   const auto run = [&]<int NT, bool alone = false>() {
     using Memory = StatesMemory<T, NT>;
     launch(stream, name, states_kernel<T, NT, reverse, alone>,
            dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B),
-                segments == 0 ? 1 : static_cast<unsigned>(segments)),
+                alone ? static_cast<unsigned>(chunks) : 1),
            dim3(kThreads<NT>),
-           alone && a.split.per_segment == 1
-               ? offsetof(Memory, stages) + sizeof(typename Memory::Stage)
-               : sizeof(Memory),
-           a, static_cast<int32_t>(NP));
+           alone ? offsetof(Memory, stages) + sizeof(typename Memory::Stage) : sizeof(Memory), a,
+           static_cast<int32_t>(NP));
   };
-  if (segments > 0) {
+  if (chunks > 0) {
     if (NP == 64) {
       run.template operator()<64, true>();
     } else {
@@ -436,9 +422,9 @@ void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
            dim3(static_cast<unsigned>(ceil_div(heads * kPart * NP, 4 * 256)),
                 static_cast<unsigned>(a.plan.B)),
            dim3(256), 0, a, NP);
-    if (a.split.per_segment == 1) return;
+    return;
   }
-  if (segments == 0 && heads * a.plan.B * (NP / 64) < 200) {
+  if (heads * a.plan.B * (NP / 64) < 200) {
     run.template operator()<32>();
   } else if (NP == 64) {
     run.template operator()<64>();
