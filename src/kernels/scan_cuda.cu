@@ -12,7 +12,7 @@ void forward(Stream& stream, const ScanArgs& a) {
   w.in.L = a.L, w.in.ids = a.doc_ids.as<int32_t>();
   w.h0 = a.h0.as<float>(), w.hT = a.hT.as<float>(), w.h_stride = a.h_stride;
   w.y = a.y.as<T>(), w.y_stride = a.y_stride;
-  cut(w, segments_of(w.in.slabs(Lanes<R>::kChannels) * a.B, a.L));
+  cut(w, segments_of<T>(w.in.slabs(Lanes<R>::kChannels) * a.B, a.L, w.in.ids != nullptr));
   if (w.segments > 1) {
     const int64_t rows = a.B * w.segments;
     w.segment_h = stream.scratch<float>(rows * (a.N + 1) * a.E);

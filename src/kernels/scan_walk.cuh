@@ -460,12 +460,13 @@ void launch_walk(Stream& stream, const char* name, Walk<T> w) {
          kWarps * sizeof(WarpMemory<T, R, copies, task>), w);
 }
 
-// Segments of at least 256 tokens, as many as give the card enough warps.
-inline int64_t segments_of(int64_t warps, int64_t L) {
-  constexpr int64_t kEnough = 800, kWanted = 2112, kShortest = 256;
-  if (warps >= kEnough || L < 2 * kShortest) return 1;
-  const int64_t wanted = ceil_div(kWanted, warps);
-  return wanted < L / kShortest ? wanted : L / kShortest;
+// Segments of at least 64 tokens, as many as run at once; documents are cut into fewer.
+template <class T>
+int64_t segments_of(int64_t warps, int64_t L, bool documents) {
+  constexpr int64_t kEnough = 800, kRoom = sizeof(T) == 4 ? 132 * 15 : 132 * 24, kLong = 512;
+  if (warps >= kEnough || L < kLong) return 1;
+  const int64_t wanted = kRoom / warps, most = L / (documents ? 256 : 64);
+  return wanted < most ? wanted : most;
 }
 template <class T>
 void cut(Walk<T>& w, int64_t wanted) {
@@ -483,12 +484,21 @@ static __global__ void __launch_bounds__(256)
   const int64_t b = i / (N * E), at = i % (N * E), c = at % E;
   const float rate = decay_rate(A_t[at]);
   float h = h0 == nullptr ? 0.0f : h0[b * h_stride + at];
-  for (int64_t s = 0; s < segments; ++s) {
-    float* last = segment_h + (b * segments + s) * N * E + at;
-    const float alone = s + 1 < segments ? *last : 0.0f;
-    const float d = s + 1 < segments ? segment_d[(b * segments + s) * E + c] : 0.0f;
-    *last = h;
-    h = fmaf(exp2_approx(d * rate), h, alone);
+  constexpr int kAhead = 8;  // loads side by side
+  for (int64_t s0 = 0; s0 < segments; s0 += kAhead) {
+    float alone[kAhead] = {}, d[kAhead] = {};
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (s0 + k + 1 >= segments) continue;
+      alone[k] = segment_h[(b * segments + s0 + k) * N * E + at];
+      d[k] = segment_d[(b * segments + s0 + k) * E + c];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (s0 + k >= segments) break;
+      segment_h[(b * segments + s0 + k) * N * E + at] = h;
+      h = fmaf(exp2_approx(d[k] * rate), h, alone[k]);
+    }
   }
 }
 

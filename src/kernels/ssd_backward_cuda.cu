@@ -78,6 +78,7 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
   T *states, *gradients, *restart;
   float* reset = nullptr;
   int64_t zeros = 0, from_zeros = 0;
+  Split split{};
   dim3 grid;
   for (Pieces pieces;;) {
     k.plan = make_plan(a, pieces);
@@ -99,6 +100,7 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
     gradients = pieces.take<T>(a.B * k.plan.slots * of_row);
     restart = a.doc_ids && a.S_reset ? pieces.take<T>(of_row) : nullptr;
     k.partial = k.splits > 1 ? pieces.take<float>(k.splits * a.B * a.L * a.G * 2 * a.N) : nullptr;
+    split = make_split(k.plan, NP, pieces);
     from_zeros = pieces.used;
     k.partial_A = pieces.take<float>(a.B * chunks * a.H);
     k.partial_bias = pieces.take<float>(a.B * chunks * a.H);
@@ -124,11 +126,11 @@ void backward(Stream& stream, const SsdBackwardArgs& a) {
   k.x = source<T>(a.x, a.x_stride, a.P), k.dy = source<T>(a.dy, a.dy_stride, a.P);
   k.B = source<T>(a.Bm, a.B_stride, a.N), k.C = source<T>(a.Cm, a.C_stride, a.N);
   StatesArgs<T> s{};
-  s.plan = k.plan, s.x = k.x, s.bc = k.B, s.states = states;
+  s.plan = k.plan, s.x = k.x, s.bc = k.B, s.states = states, s.split = split;
   s.first = a.S0.as<float>(), s.first_stride = a.s_stride, s.restart = a.S_reset.as<float>();
   if (a.L > 0) find_states<T, false>(stream, kName, s);
   StatesArgs<T> r{};
-  r.plan = k.plan, r.x = k.dy, r.bc = k.C, r.states = gradients;
+  r.plan = k.plan, r.x = k.dy, r.bc = k.C, r.states = gradients, r.split = split;
   r.first = a.dST.as<float>(), r.first_stride = a.H * PN;
   r.last = a.dS0.as<float>(), r.last_stride = a.H * PN, r.restart_gradient = reset;
   find_states<T, true>(stream, kName, r);

@@ -238,6 +238,7 @@ void forward(Stream& stream, const SsdArgs& a) {
     const int64_t of_row = a.H * f.plan.parts * kPart * NP;
     states = pieces.take<T>(a.B * f.plan.slots * of_row);
     restart = a.doc_ids && a.S_reset ? pieces.take<T>(of_row) : nullptr;
+    s.split = make_split(f.plan, NP, pieces);
     if (pieces.data != nullptr) break;
     char* memory = stream.scratch<char>(pieces.used);
     if (memory == nullptr) return;

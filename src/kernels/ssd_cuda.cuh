@@ -208,6 +208,22 @@ __device__ __forceinline__ float decay_between(const Steps& s, float high_t, flo
 
 // ---- The states between chunks ----
 
+// Where the heads are too few for the card, all chunks are taken at once: what each adds, then a
+// chain through them, to the bits of the pass through time. Documents are not cut so.
+struct Split {
+  int32_t chunks;  // 0 if there is none
+  float* states;   // (B, chunks, H, parts, 64, NP)
+  float* decay;    // (B, chunks, H)
+};
+inline Split make_split(const Plan& p, int64_t NP, Pieces& pieces) {
+  constexpr int64_t kFew = 66, kFewest = 4;  // blocks, of 264 that run at once; chunks
+  const bool few = p.H * p.parts * p.B * ceil_div(NP, 128) <= kFew;
+  if (p.ids != nullptr || !few || p.max_chunks < kFewest || p.max_chunks > 65535) return {};
+  return {static_cast<int32_t>(p.max_chunks),
+          pieces.take<float>(p.B * p.max_chunks * p.H * p.parts * kPart * NP),
+          pieces.take<float>(p.B * p.max_chunks * p.H)};
+}
+
 // Forward: before every chunk, S <- exp(l_Q) S + sum_s exp(l_Q - l_s) d_s x_s (outer) B_s.
 // Backward: after every chunk, from the last, G <- exp(l_Q) G + sum_t exp(l_t) dy_t (outer) C_t.
 template <class T>
@@ -222,6 +238,7 @@ struct StatesArgs {
   float*
       restart_gradient;  // backward: (B, H, P, N) sums of G over the starts of documents, or null
   T* states;             // (B, slots, H, parts, 64, NP), or null: only `last` is wanted
+  Split split;
 };
 template <class T, bool reverse>
 void find_states(Stream& stream, const char* name, const StatesArgs<T>& a);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssd for CUDA, the part that goes through time: chunks, step sizes and decays, and the state
-// before (or its gradient after) every chunk, kept in registers from chunk to chunk.
+// before (or its gradient after) every chunk, kept in registers from chunk to chunk, or for few
+// heads by a chain through what the chunks add.
 #include "kernels/ssd_cuda.cuh"
 
 namespace mamba::cuda::ssd {
@@ -118,14 +119,15 @@ struct StatesMemory {
     alignas(16) T bc[kChunk * (NT + kPad<T>)];
     Steps steps;
   };
-  Stage stages[2];
+  alignas(16) float weights[kChunk];
+  Stage stages[2];  // one of which is enough for a single chunk
   alignas(16) T out[kPart * (NT + kPad<T>)];
-  float weights[kChunk];
 };
 
 // 64 channels by NT states of one head, through all chunks. Warp w has channels 16 (w % 4) ... and
 // states 64 (w / 4) ...
-template <class T, int NT, bool reverse>
+// If `alone`, what one chunk adds, for the chain.
+template <class T, int NT, bool reverse, bool alone>
 struct StatesWalk {
   using Memory = StatesMemory<T, NT>;
   static constexpr int kWidth = NT < 64 ? NT : 64, kTiles = kWidth / 8;
@@ -133,7 +135,7 @@ struct StatesWalk {
   const StatesArgs<T>& a;
   Memory& m;
   int64_t b;
-  int32_t h, part, g, n0, NP;
+  int32_t h, part, g, n0, NP, alone_at;
   float s[kTiles][4];
 
   __device__ int64_t index(int64_t k, int64_t count) const { return reverse ? count - 1 - k : k; }
@@ -158,6 +160,21 @@ struct StatesWalk {
   }
   __device__ void set(const float* from) {
     each([&](float& v, bool valid, int64_t at) { v = from != nullptr && valid ? from[at] : 0.0f; });
+  }
+
+  // Calls body(tile, element of the first of two neighbours, their place in the split's states).
+  template <class Body>
+  __device__ __forceinline__ void each_pair(Body&& body) const {
+    const int64_t at = ((b * a.split.chunks + alone_at) * a.plan.H + h) * a.plan.parts + part;
+    const int row = threadIdx.x / kWarp % 4 * 16 + threadIdx.x % kWarp / 4;
+    float* pairs = a.split.states + (at * kPart + row) * NP;
+#pragma unroll
+    for (int j = 0; j < kTiles; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; e += 2) {
+        body(j, e, reinterpret_cast<float2*>(pairs + e / 2 * 8 * NP + state(j, 0)));
+      }
+    }
   }
 
   __device__ void fetch(int64_t i, typename Memory::Stage& stage) const {
@@ -201,18 +218,21 @@ struct StatesWalk {
   __device__ void run() {
     const Plan& p = a.plan;
     const int64_t count = p.chunk_count(b), PN = p.P * p.N;
+    const int64_t begin = alone ? alone_at : 0, end = alone ? alone_at + 1 : count;
     const int q = threadIdx.x % 4, row = threadIdx.x / kWarp % 4 * 16;
     const int column = threadIdx.x / 128 * 64;
-    set(a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
-    if (count > 0) fetch(index(0, count), m.stages[0]);
+    set(alone || a.first == nullptr ? nullptr : a.first + b * a.first_stride + h * PN);
+    if (begin < end) fetch(index(begin, count), m.stages[0]);
     commit_copies();
-    for (int64_t k = 0; k < count; ++k) {
+    for (int64_t k = begin; k < end; ++k) {
       const int64_t i = index(k, count);
-      auto& stage = m.stages[k % 2];
-      if (k + 1 < count) fetch(index(k + 1, count), m.stages[(k + 1) % 2]);
+      auto& stage = m.stages[(k - begin) % 2];
+      if (k + 1 < end) fetch(index(k + 1, count), m.stages[(k + 1 - begin) % 2]);
       commit_copies();
       const Chunk chunk = p.chunk(b, i);
-      if (a.states != nullptr) {
+      if (alone) {
+        // Nothing is stored, and there are no documents.
+      } else if (a.states != nullptr) {
         if constexpr (reverse) {
           if (i + 1 == count || !chunk.last) {
             save(i + 1 == count ? p.slots - 1 : p.chunk(b, i + 1).slot);
@@ -234,26 +254,30 @@ struct StatesWalk {
       }
       __syncthreads();
       const float total = exp2_approx(steps.high[kChunk - 1]);
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) s[j][e] *= total;
-      }
+      FragmentA<T> x[kChunk / 16];
 #pragma unroll
       for (int step = 0; step < kChunk / 16; ++step) {
-        FragmentA<T> x;
         float v[8];
-        load_a<true>(x, stage.x, kPart + kPad<T>, row, 16 * step);
-        a_values<T>(x, v);
+        load_a<true>(x[step], stage.x, kPart + kPad<T>, row, 16 * step);
+        a_values<T>(x[step], v);
 #pragma unroll
         for (int e = 0; e < 8; ++e) v[e] *= m.weights[16 * step + 2 * q + e % 2 + e / 4 * 8];
-        set_a<T>(x, v);
+        set_a<T>(x[step], v);
+      }
 #pragma unroll
-        for (int j = 0; j < kTiles; j += 2) {
+      for (int j = 0; j < kTiles; j += 2) {
+        float added[2][4] = {};
+#pragma unroll
+        for (int step = 0; step < kChunk / 16; ++step) {
           FragmentB<T> y[2];
           load_b<true>(y, stage.bc, NT + kPad<T>, column + 8 * j, 16 * step);
-          mma<T>(s[j], x, y[0]);
-          mma<T>(s[j + 1], x, y[1]);
+          mma<T>(added[0], x[step], y[0]);
+          mma<T>(added[1], x[step], y[1]);
+        }
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          float& v = s[j + e / 4][e % 4];
+          v = fmaf(total, v, added[e / 4][e % 4]);
         }
       }
       __syncthreads();
@@ -267,6 +291,14 @@ struct StatesWalk {
         set(nullptr);
       }
     }
+    if (alone) {
+      each_pair([&](int j, int e, float2* to) { *to = make_float2(s[j][e], s[j][e + 1]); });
+      if (threadIdx.x == 0 && part == 0 && n0 == 0) {
+        a.split.decay[(b * a.split.chunks + alone_at) * p.H + h] =
+            exp2_approx(m.stages[0].steps.high[kChunk - 1]);
+      }
+      return;
+    }
     if (a.last == nullptr) return;
     float* to = a.last + b * a.last_stride + h * PN;
     each([&](float& v, bool valid, int64_t at) {
@@ -275,7 +307,7 @@ struct StatesWalk {
   }
 };
 
-template <class T, int NT, bool reverse>
+template <class T, int NT, bool reverse, bool alone>
 __global__ void __launch_bounds__(kThreads<NT>)
     states_kernel(const __grid_constant__ StatesArgs<T> a, int32_t NP) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -283,10 +315,58 @@ __global__ void __launch_bounds__(kThreads<NT>)
   int32_t job = static_cast<int32_t>(blockIdx.x);
   const int32_t tiles = NP / NT, n0 = job % tiles * NT;
   job /= tiles;
-  const int32_t h = job / a.plan.parts;
-  StatesWalk<T, NT, reverse> walk{
-      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, {}};
+  const int32_t h = job / a.plan.parts, k = static_cast<int32_t>(blockIdx.z);
+  StatesWalk<T, NT, reverse, alone> walk{
+      a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, k, {}};
   walk.run();
+}
+
+// The states before the chunks of a split, from what each adds. A thread has 4 neighbours.
+template <class T, bool reverse>
+__global__ void __launch_bounds__(256)
+    chain_kernel(const __grid_constant__ StatesArgs<T> a, int64_t NP) {
+  constexpr int kAhead = 8;
+  const Plan& p = a.plan;
+  const int64_t i = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) * 4, b = blockIdx.y;
+  const int64_t all = p.H * p.parts * kPart * NP;
+  if (i >= all) return;
+  const int64_t n = i % NP, head = i / NP / kPart, h = head / p.parts;
+  const int64_t channel = i / NP % kPart + head % p.parts * kPart;
+  const int64_t at = (h * p.P + channel) * p.N + n;  // in the heads' (P, N)
+  const int32_t chunks = a.split.chunks;
+  const float* adds = a.split.states + b * chunks * all + i;
+  const float* decays = a.split.decay + b * chunks * p.H + h;
+  float s[4];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const bool valid = a.first != nullptr && channel < p.P && n + e < p.N;
+    s[e] = valid ? a.first[b * a.first_stride + at + e] : 0.0f;
+  }
+  for (int32_t k0 = 0; k0 < chunks; k0 += kAhead) {
+    float added[kAhead][4], decay[kAhead];
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (k0 + k >= chunks) continue;
+      load_n<4>(adds + (k0 + k) * all, added[k]);
+      decay[k] = decays[(k0 + k) * p.H];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      const int32_t at_chunk = k0 + k;
+      if (at_chunk >= chunks) break;
+      if (a.states != nullptr) {
+        const int64_t slot = !reverse ? at_chunk : at_chunk == 0 ? p.slots - 1 : chunks - at_chunk;
+        store_n<4>(a.states + (b * p.slots + slot) * all + i, s);
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[e] = fmaf(decay[k], s[e], added[k][e]);
+    }
+  }
+  if (a.last == nullptr) return;
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    if (channel < p.P && n + e < p.N) a.last[b * a.last_stride + at + e] = s[e];
+  }
 }
 
 }  // namespace
@@ -322,11 +402,28 @@ void clear_padding(Stream& stream, const char* name, const Plan& plan, Buf to, i
 template <class T, bool reverse>
 void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
   const int64_t NP = padded_states(a.plan.N), heads = a.plan.H * a.plan.parts;
-  const auto run = [&]<int NT>() {
-    launch(stream, name, states_kernel<T, NT, reverse>,
-           dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B)),
-           dim3(kThreads<NT>), sizeof(StatesMemory<T, NT>), a, static_cast<int32_t>(NP));
+  const int32_t chunks = a.split.chunks;
+  const auto run = [&]<int NT, bool alone = false>() {
+    using Memory = StatesMemory<T, NT>;
+    launch(stream, name, states_kernel<T, NT, reverse, alone>,
+           dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B),
+                alone ? static_cast<unsigned>(chunks) : 1),
+           dim3(kThreads<NT>),
+           alone ? offsetof(Memory, stages) + sizeof(typename Memory::Stage) : sizeof(Memory), a,
+           static_cast<int32_t>(NP));
   };
+  if (chunks > 0) {
+    if (NP == 64) {
+      run.template operator()<64, true>();
+    } else {
+      run.template operator()<128, true>();
+    }
+    launch(stream, name, chain_kernel<T, reverse>,
+           dim3(static_cast<unsigned>(ceil_div(heads * kPart * NP, 4 * 256)),
+                static_cast<unsigned>(a.plan.B)),
+           dim3(256), 0, a, NP);
+    return;
+  }
   if (heads * a.plan.B * (NP / 64) < 200) {
     run.template operator()<32>();
   } else if (NP == 64) {
