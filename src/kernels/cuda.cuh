@@ -108,14 +108,18 @@ inline bool rows_aligned(CBuf b, int64_t stride, int64_t bytes) {
 
 // ---- Device: order of kernels ----
 
-// Returns when everything that the kernels before this one wrote is there. Before it, a kernel may
-// read weights, and what kernels before the one in front of it wrote, which are done. Then lets the
-// kernel behind this one start, which waits in the same way.
+// Lets the kernel behind this one start, which waits in the same way, then returns when everything
+// that the kernels before this one wrote is there. Several kernels may be waiting in a row, so what
+// one of them writes must not be read before it: weights alone may. What else will be read can be
+// brought nearer by prefetch().
 __device__ __forceinline__ void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+}
+__device__ __forceinline__ void prefetch(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
 // ---- Device: elements as f32 ----

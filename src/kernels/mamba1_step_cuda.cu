@@ -163,7 +163,15 @@ struct Row {
     for (int64_t s = 0; s < a.slices; ++s) sum = __fadd_rn(sum, from[s * width]);
     return sum;
   }
-  // The state, which is of a step before: older than the kernel in front.
+  template <class T>
+  static __device__ __forceinline__ void prefetch_state(const Advance<T>& a, int64_t b, int64_t c) {
+    const int warp = threadIdx.x / kWarp;
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      const int64_t n = warp + kWarps * i;
+      if (n < a.N) a.h.prefetch_at(b * a.h.stride + n * a.E + c);
+    }
+  }
   template <class T>
   __device__ __forceinline__ void load_state(const Advance<T>& a, int64_t b, int64_t c) {
     const int warp = threadIdx.x / kWarp;
@@ -218,9 +226,10 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant
   }
   int64_t b = blockIdx.y;
   Row row, next;
-  row.load_state(a, b, c);
+  Row::prefetch_state(a, b, c);
   wait_for_previous();
 
+  row.load_state(a, b, c);
   row.load_inputs(a, b, c);
   for (; b < a.B; b += gridDim.y, row = next) {
     if (tid < width) dbl[tid] = row.dbl;

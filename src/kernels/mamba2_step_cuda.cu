@@ -114,9 +114,13 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant
       if (first + k < rows && n < s.N) load_n<kVec>(S + k * s.N + n, v[k]);
     }
   };
-  float state[kRows][kVec];
-  load_rows(lane * kVec, state);  // of a step before: older than the kernel in front
+  for (int k = 0; k < kRows; ++k) {
+    if (first + k < rows && lane * kVec < s.N) prefetch(S + k * s.N + lane * kVec);
+  }
   wait_for_previous();
+
+  float state[kRows][kVec];
+  load_rows(lane * kVec, state);
 
   const float raw = load(s.conv_input(b) + s.conv.C + h) + bias;
 #pragma unroll

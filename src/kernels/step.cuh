@@ -13,6 +13,9 @@ struct StateBuf {
   bool is_bf16;
   int64_t stride;  // elements from a sequence to the next
 
+  __device__ __forceinline__ void prefetch_at(int64_t i) const {
+    prefetch(static_cast<const char*>(data) + i * (is_bf16 ? 2 : 4));
+  }
   __device__ __forceinline__ float load(int64_t i) const {
     return is_bf16 ? to_float(static_cast<const bf16*>(data)[i])
                    : static_cast<const float*>(data)[i];

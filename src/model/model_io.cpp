@@ -53,10 +53,10 @@ void initialize(Network& network, uint64_t seed) {
   const int64_t count = table.flat_count();
   HostView flat(network.memory(), network.parameters(), count, HostView::Use::kWrite);
   if (flat.buf().dtype == DType::kF32) {
-    table.initialize(network.config(), seed, flat.as<float>());
+    table.initialize(network.config(), seed, flat.as<float>(), network.device().threads());
   } else {
     std::vector<float> values(static_cast<size_t>(count));
-    table.initialize(network.config(), seed, values.data());
+    table.initialize(network.config(), seed, values.data(), network.device().threads());
     write_flat(values.data(), count, flat.buf());
   }
   flat.write_back();
