@@ -18,6 +18,7 @@ struct Watching : Kernels {
 template <class Args>
 std::string sizes_of(const Args& a) {
   if constexpr (requires { a.M, a.N, a.K; }) return fmt::format(" {}x{}x{}", a.M, a.N, a.K);
+  if constexpr (requires { a.product.M; }) return sizes_of(a.product);
   return "";
 }
 

@@ -154,6 +154,8 @@ std::string Device::hardware() const {
   return connection_ != nullptr ? connection_->hardware() : cpu_model_name();
 }
 
+int Device::host_threads() const { return memory().on_host() ? threads() : physical_cores(); }
+
 double Device::time(const std::function<void()>& body) {
   if (connection_ != nullptr) return connection_->time(body);
   const auto start = std::chrono::steady_clock::now();

@@ -58,6 +58,8 @@ class Device {
   void set_bf16_activations(bool take) { bf16_activations_ = take; }
   const std::string& name() const { return name_; }  // "cpu:avx512", "ref64", ...
   int threads() const { return stream_.threads; }
+  // Threads for work on the host beside the kernels; of a GPU those of the physical cores.
+  int host_threads() const;
   // Seconds that the device takes for what `body` enqueues.
   double time(const std::function<void()>& body);
   // Enqueues what `body` enqueues. On a GPU a call with the key of an earlier one may replay what

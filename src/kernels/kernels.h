@@ -18,6 +18,7 @@
 #include "kernels/linear_q.h"
 #include "kernels/mamba1_step.h"
 #include "kernels/mamba2_step.h"
+#include "kernels/norm_linear.h"
 #include "kernels/rms_norm.h"
 #include "kernels/sample.h"
 #include "kernels/scan.h"

@@ -579,6 +579,11 @@ void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   step_in_sequence(onednn_kernels(), stream, a);
 }
 
+void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
+  onednn_kernels().rms_norm_forward(stream, a.norm);
+  onednn_kernels().linear_forward(stream, a.product);
+}
+
 }  // namespace onednn
 
 const Kernels& onednn_kernels() {
@@ -591,6 +596,7 @@ const Kernels& onednn_kernels() {
     table.linear_pack = onednn::linear_pack;
     table.linear_rows = onednn::linear_rows;
     table.mamba1_step = onednn::mamba1_step;
+    table.norm_linear = onednn::norm_linear;
     return table;
   }();
   return kTable;

@@ -69,22 +69,28 @@ void Network::place(const Batch& batch, const int32_t* documents, Context* ctx) 
 
 void Network::norm_forward(const Context& ctx, int weight, int bias, CBuf h, CBuf residual,
                            const NormIO& io) const {
-  const CBuf w = weights_[static_cast<size_t>(weight)].data;
   if (config_.norm == NormKind::kLayer) {
     LayerNormArgs args{};
     args.rows = ctx.rows(), args.dim = config_.d_model, args.eps = config_.norm_eps;
     args.x = h, args.residual = residual, args.residual_out = io.r;
-    args.weight = w, args.bias = weights_[static_cast<size_t>(bias)].data;
+    args.weight = weights_[static_cast<size_t>(weight)].data;
+    args.bias = weights_[static_cast<size_t>(bias)].data;
     args.y = io.y, args.mean = io.mean, args.rstd = io.rstd;
     ctx.kernels().layer_norm_forward(ctx.stream(), args);
     return;
   }
+  ctx.kernels().rms_norm_forward(ctx.stream(), rms_norm(ctx, weight, h, residual, io));
+}
+
+RmsNormArgs Network::rms_norm(const Context& ctx, int weight, CBuf h, CBuf residual,
+                              const NormIO& io) const {
   RmsNormArgs args{};
   args.rows = ctx.rows(), args.dim = config_.d_model, args.eps = config_.norm_eps;
   args.x = h, args.x_stride = config_.d_model;
-  args.residual = residual, args.residual_out = io.r, args.weight = w;
+  args.residual = residual, args.residual_out = io.r;
+  args.weight = weights_[static_cast<size_t>(weight)].data;
   args.y = io.y, args.y_stride = config_.d_model, args.rstd = io.rstd;
-  ctx.kernels().rms_norm_forward(ctx.stream(), args);
+  return args;
 }
 
 void Network::embed(const Context& ctx, Buf h) const {
@@ -112,28 +118,57 @@ int64_t Network::forward_bytes(int64_t B, int64_t L) const {
   return inference_bytes(ctx);
 }
 
-Buf Network::run_layers(const Context& ctx, State* state, Arena& arena) {
-  const NormIO io = layout_norm(config_, ctx, true, arena);
-  const Buf h = arena.alloc(ctx.activation(), ctx.rows() * config_.d_model);
+Network::LayerMemory Network::layout_layers(const Context& ctx, Arena& arena) const {
+  LayerMemory m;
+  m.io = layout_norm(config_, ctx, true, arena);
+  m.h = arena.alloc(ctx.activation(), ctx.rows() * config_.d_model);
+  m.spare = ctx.decode ? arena.alloc(ctx.real(), ctx.rows() * config_.d_model) : m.io.r;
+  return m;
+}
+
+void Network::run_layers(const Context& ctx, State* state, LayerMemory m, const Arena& rest) {
+  NormIO& io = m.io;
   embed(ctx, io.r);    // as it is: h may be bf16
   CBuf before = io.r;  // what the next norm adds to the residual
   CBuf residual;       // none before the first block
   for (const SubLayer& layer : layers_) {
-    norm_forward(ctx, layer.norm_weight, layer.norm_bias, before, residual, io);
-    before = h;
-    residual = io.r;
+    std::swap(io.r, m.spare);
+    const bool norm_with_product = ctx.decode && config_.norm == NormKind::kRms;
+    RmsNormArgs norm{};
+    if (norm_with_product) {
+      norm = rms_norm(ctx, layer.norm_weight, before, residual, io);
+      norm.rstd = Buf();
+    } else {
+      norm_forward(ctx, layer.norm_weight, layer.norm_bias, before, residual, io);
+    }
     const LayerView v = view(layer, state, state, false);
     if (ctx.decode) {
-      layer.op->step(ctx, v, io.y, h, arena.rest());
+      layer.op->step(ctx, v, {io.y, norm_with_product ? &norm : nullptr}, m.h, rest);
     } else {
-      Arena saved = arena.rest();
+      Arena saved = rest;
       Arena scratch = saved;
       scratch.alloc(DType::kU8, layer.op->saved_bytes(ctx));
-      layer.op->forward(ctx, v, io.y, h, saved, scratch.rest());
+      layer.op->forward(ctx, v, io.y, m.h, saved, scratch.rest());
     }
+    before = m.h;
+    residual = io.r;
   }
+  std::swap(io.r, m.spare);
   norm_forward(ctx, norm_f_weight_, norm_f_bias_, before, residual, io);
-  return io.y;
+}
+
+std::vector<uint64_t> Network::replay_key(const Context& ctx, const State* state,
+                                          CBuf logits) const {
+  const auto at = [](const void* address) { return reinterpret_cast<uint64_t>(address); };
+  return {values_id_,
+          ctx.decode ? 1u : 0u,
+          static_cast<uint64_t>(ctx.B),
+          static_cast<uint64_t>(ctx.L),
+          state != nullptr ? at(state->sequence(0)) : 0,
+          at(ctx.ids.data),
+          at(ctx.doc_ids.data),
+          at(logits.data),
+          at(workspace_.data())};
 }
 
 void Network::head(const Context& ctx, CBuf x, int64_t rows, bool decode, Buf logits) const {
@@ -242,7 +277,9 @@ LossSum Network::forward(const Batch& batch, State* state, Logits want, Buf logi
   if (batch.B * batch.L == 0) return sum;
   const Context ctx = context(batch, false);
   Arena arena = workspace(inference_bytes(ctx));
-  const Buf x = run_layers(ctx, state, arena);
+  const LayerMemory m = layout_layers(ctx, arena);
+  const Buf x = m.io.y;
+  device_->replay(replay_key(ctx, state, CBuf()), [&] { run_layers(ctx, state, m, arena.rest()); });
   if (want == Logits::kLast) last_logits(ctx, batch, x, logits, arena.rest());
   if (want == Logits::kAll) all_logits(ctx, batch, x, logits, arena.rest());
   if (batch.targets != nullptr) sum = losses(ctx, batch, x, nll, arena.rest());
@@ -259,15 +296,12 @@ void Network::enqueue_step(const int32_t* ids, State& state, Buf logits) {
   if (batch.B == 0) return;
   const Context ctx = context(batch, true);
   MAMBA_CHECK(!ctx.doc_ids);
-  const Arena arena = workspace(inference_bytes(ctx));
-  const auto at = [](const void* address) { return reinterpret_cast<uint64_t>(address); };
-  device_->replay({values_id_, static_cast<uint64_t>(ctx.B), at(state.sequence(0)),
-                   at(ctx.ids.data), at(logits.data), at(workspace_.data())},
-                  [&] {
-                    Arena own = arena;
-                    const Buf x = run_layers(ctx, &state, own);
-                    if (logits) head(ctx, x, ctx.B, true, logits);
-                  });
+  Arena arena = workspace(inference_bytes(ctx));
+  const LayerMemory m = layout_layers(ctx, arena);
+  device_->replay(replay_key(ctx, &state, logits), [&] {
+    run_layers(ctx, &state, m, arena.rest());
+    if (logits) head(ctx, m.io.y, ctx.B, true, logits);
+  });
 }
 
 CBuf Network::step(const int32_t* ids, State& state) {

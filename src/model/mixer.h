@@ -52,6 +52,13 @@ struct Context {
   const Kernels& kernels() const { return device->kernels(); }
 };
 
+// What a step reads: x (B, D), an activation; or, with `norm`, what that norm will make of its
+// input, dense, where the norm is left to the product behind it.
+struct StepInput {
+  CBuf x;
+  const RmsNormArgs* norm = nullptr;
+};
+
 // Views of one layer: parameters, derived values and gradients in the order of the mixer's
 // add_param.
 struct LayerView {
@@ -94,8 +101,9 @@ class Mixer {
   // same, overwritten, or null. Both may be the same memory.
   virtual void backward(const Context&, const LayerView&, CBuf x, CBuf dy, Buf dx, CBuf dstate_out,
                         Buf dstate_in, Arena saved, Arena scratch) const = 0;
-  // One token a row: y (B, D) = mixer(x (B, D)), state updated in place (state_out).
-  virtual void step(const Context&, const LayerView&, CBuf x, Buf y, Arena scratch) const = 0;
+  // One token a row: y (B, D) = mixer(x), state updated in place (state_out).
+  virtual void step(const Context&, const LayerView&, const StepInput& x, Buf y,
+                    Arena scratch) const = 0;
 
  protected:
   // Both return the index by which LayerView (or the state offsets) are read.
@@ -116,6 +124,9 @@ std::unique_ptr<Mixer> make_gated_mlp(const Config& config);
 
 // y = x W^T (+ bias), dense rows.
 void linear(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
+            int64_t y_stride, int64_t N, int64_t K);
+// The same of a step's input.
+void linear(const Context&, const StepInput& x, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K);
 // y (rows, K) = rows `ids` of a packed weight, zero for an id of -1.
 void packed_rows(Device& device, const PackedLinear* packed, int64_t rows, CBuf ids, Buf y);

@@ -82,9 +82,30 @@ void copy_rows(DeviceMemory& memory, CBuf from, int64_t from_stride, Buf to, int
   memory.copy_rows(to.data, to_stride * size, from.data, from_stride * size, count * size, rows);
 }
 
+namespace {
+
+LinearArgs linear_args(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight,
+                       CBuf bias, Buf y, int64_t y_stride, int64_t N, int64_t K) {
+  LinearArgs args{};
+  args.M = ctx.rows(), args.N = N, args.K = K;
+  args.product = ctx.product;
+  args.x = x, args.x_stride = x_stride;
+  args.weight = weight.rounded ? weight.rounded : weight.data;
+  args.packed = weight.packed;
+  args.bias = bias;
+  args.y = y, args.y_stride = y_stride;
+  return args;
+}
+
+bool in_blocks(const Weight& weight) {
+  return weight.packed != nullptr && is_quantized(weight.packed->dtype);
+}
+
+}  // namespace
+
 void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K) {
-  if (weight.packed != nullptr && is_quantized(weight.packed->dtype)) {
+  if (in_blocks(weight)) {
     LinearQArgs args{};
     args.M = ctx.rows(), args.N = N, args.K = K;
     args.x = x, args.x_stride = x_stride;
@@ -93,19 +114,19 @@ void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, 
     ctx.kernels().linear_q_forward(ctx.stream(), args);
     return;
   }
-  LinearArgs args{};
-  args.M = ctx.rows();
-  args.N = N;
-  args.K = K;
-  args.product = ctx.product;
-  args.x = x;
-  args.x_stride = x_stride;
-  args.weight = weight.rounded ? weight.rounded : weight.data;
-  args.packed = weight.packed;
-  args.bias = bias;
-  args.y = y;
-  args.y_stride = y_stride;
-  ctx.kernels().linear_forward(ctx.stream(), args);
+  ctx.kernels().linear_forward(ctx.stream(),
+                               linear_args(ctx, x, x_stride, weight, bias, y, y_stride, N, K));
+}
+
+void linear(const Context& ctx, const StepInput& x, const Weight& weight, CBuf bias, Buf y,
+            int64_t y_stride, int64_t N, int64_t K) {
+  if (x.norm != nullptr && !in_blocks(weight)) {
+    ctx.kernels().norm_linear(ctx.stream(),
+                              {*x.norm, linear_args(ctx, x.x, K, weight, bias, y, y_stride, N, K)});
+    return;
+  }
+  if (x.norm != nullptr) ctx.kernels().rms_norm_forward(ctx.stream(), *x.norm);
+  linear(ctx, x.x, K, weight, bias, y, y_stride, N, K);
 }
 
 void packed_rows(Device& device, const PackedLinear* packed, int64_t rows, CBuf ids, Buf y) {

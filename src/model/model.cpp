@@ -104,7 +104,7 @@ Model Model::create(const Config& config, uint64_t seed, const ModelOptions& opt
   if (blocks) {
     std::vector<float> values(static_cast<size_t>(network->table().flat_count()));
     const ParamTable& table = network->table();
-    table.initialize(config, seed, values.data(), network->device().threads());
+    table.initialize(config, seed, values.data(), network->device().host_threads());
     for (size_t i = 0; i < table.specs().size(); ++i) {
       set_weight(*network, static_cast<int>(i), values.data() + table.specs()[i].offset,
                  options.dtype);

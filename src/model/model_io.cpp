@@ -51,12 +51,13 @@ void grow_rows(const ParamSpec& spec, const VocabularyGrowth& growth, float* val
 void initialize(Network& network, uint64_t seed) {
   const ParamTable& table = network.table();
   const int64_t count = table.flat_count();
+  const int threads = network.device().host_threads();
   HostView flat(network.memory(), network.parameters(), count, HostView::Use::kWrite);
   if (flat.buf().dtype == DType::kF32) {
-    table.initialize(network.config(), seed, flat.as<float>(), network.device().threads());
+    table.initialize(network.config(), seed, flat.as<float>(), threads);
   } else {
     std::vector<float> values(static_cast<size_t>(count));
-    table.initialize(network.config(), seed, values.data(), network.device().threads());
+    table.initialize(network.config(), seed, values.data(), threads);
     write_flat(values.data(), count, flat.buf());
   }
   flat.write_back();

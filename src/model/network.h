@@ -124,14 +124,24 @@ class Network {
   // io.r = h + residual (residual may be null), io.y = norm(io.r).
   void norm_forward(const Context&, int weight, int bias, CBuf h, CBuf residual,
                     const NormIO& io) const;
+  RmsNormArgs rms_norm(const Context&, int weight, CBuf h, CBuf residual, const NormIO& io) const;
   // dr = gradient of io.r from dy and what flows past the norm (dr itself, unless first).
   void norm_backward(const Context&, int weight, int bias, const NormIO& io, CBuf dy, bool first,
                      Buf dr) const;
   void embed(const Context&, Buf h) const;
   // Bytes of run_layers' scratch for inference.
   int64_t inference_bytes(const Context&) const;
-  // The normalised output (rows, D) of the last block.
-  Buf run_layers(const Context&, State* state, Arena& arena);
+  // The input, output and residual of every block in turn. A step reads the residual at one place
+  // and writes it to another, as norm_linear demands.
+  struct LayerMemory {
+    NormIO io;
+    Buf h, spare;
+  };
+  LayerMemory layout_layers(const Context&, Arena& arena) const;
+  // m.io.y: the normalised output (rows, D) of the last block.
+  void run_layers(const Context&, State* state, LayerMemory m, const Arena& rest);
+  // What Device::replay must know of a forward or a step.
+  std::vector<uint64_t> replay_key(const Context&, const State* state, CBuf logits) const;
   int64_t head_rows() const { return mamba::head_rows(config_, *device_); }
   void head(const Context&, CBuf x, int64_t rows, bool decode, Buf logits) const;
   // The same, but `logits` are the host's.

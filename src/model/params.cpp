@@ -60,7 +60,7 @@ int ParamTable::add(ParamSpec spec) {
 void ParamTable::initialize(const Config& config, uint64_t seed, float* flat, int threads) const {
   for (const ParamSpec& spec : specs_) {
     const CounterRng rng(seed, name_hash(spec.name));
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t i = 0; i < spec.count; ++i) {
       flat[spec.offset + i] = static_cast<float>(initial_value(spec, config, rng, i));
     }

@@ -47,7 +47,7 @@ class ParamTable {
   // Exact number of parameters.
   int64_t parameters() const { return parameters_; }
   // Fills the flat f32 buffer from the seed; tensor i's values depend on (seed, its name) alone.
-  void initialize(const Config& config, uint64_t seed, float* flat, int threads) const;
+  void initialize(const Config& config, uint64_t seed, float* flat, int threads = 1) const;
 
  private:
   std::vector<ParamSpec> specs_;

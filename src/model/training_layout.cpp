@@ -25,6 +25,7 @@ int64_t inference_bytes(const Config& config, const std::vector<const Mixer*>& o
   layout_norm(config, ctx, true, count);
   const int64_t head = std::min(head_rows(config, *ctx.device), ctx.rows());
   count.alloc(ctx.activation(), ctx.rows() * config.d_model);  // h
+  count.alloc(ctx.real(), ctx.B * config.d_model);             // a step's residual
   count.alloc(ctx.activation(), ctx.B * config.d_model);       // last rows
   count.alloc(ctx.real(), head * config.vocab_size);           // logits
   count.alloc(ctx.real(), ctx.rows());                         // losses

@@ -76,7 +76,7 @@ void set_weight(Network& network, int index, CBuf values, DType wanted) {
   const int64_t row_bytes = dtype_bytes(type, K);
   std::vector<uint8_t> stored(static_cast<size_t>(rows * row_bytes));
   std::atomic<bool> good = true;
-#pragma omp parallel num_threads(network.device().threads())
+#pragma omp parallel num_threads(network.device().host_threads())
   {
     std::vector<float> row(static_cast<size_t>(K));
 #pragma omp for schedule(static)

@@ -72,6 +72,10 @@ inline void expect_types(const GatedNormBackwardArgs& a) {
   expect_f32("gated_norm_backward", {a.weight, a.rstd, a.dweight});
 }
 inline void expect_types(const LinearArgs& a) { expect_f32("linear_forward", {a.bias}); }
+inline void expect_types(const NormLinearArgs& a) {
+  expect_types(a.norm);
+  expect_types(a.product);
+}
 inline void expect_types(const LinearBackwardInputArgs&) {}
 inline void expect_types(const LinearBackwardWeightArgs& a) {
   expect_f32("linear_backward_weight", {a.dweight, a.dbias});

@@ -61,9 +61,14 @@ class GatedMlp : public Mixer {
                     Buf(), 2 * F_, D_);
   }
 
-  void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
+  void step(const Context& ctx, const LayerView& v, const StepInput& x, Buf y,
+            Arena scratch) const override {
     MAMBA_CHECK(!ctx.recompute);
-    forward(ctx, v, x, y, scratch, Arena());
+    Arena unused;
+    const Saved s = layout_saved(ctx, scratch, unused);
+    linear(ctx, x, v.weights[fc1_], CBuf(), s.both, 2 * F_, 2 * F_, D_);
+    gate_forward(ctx, s);
+    linear(ctx, s.hidden, F_, v.weights[fc2_], CBuf(), y, D_, D_, F_);
   }
 
  private:

@@ -110,9 +110,10 @@ class Mamba1 : public Mixer {
                     grad(v, in_b_), 2 * E_, D_);
   }
 
-  void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
+  void step(const Context& ctx, const LayerView& v, const StepInput& x, Buf y,
+            Arena scratch) const override {
     const Saved s = layout_saved(ctx, scratch, scratch);
-    linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
+    linear(ctx, x, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
     Mamba1StepArgs a{};
     a.B = ctx.B, a.E = E_, a.N = N_, a.R = R_, a.K = K_;
     a.conv_silu = c_.conv_silu, a.norms = c_.bcdt_rms, a.norm_eps = c_.bcdt_rms_eps;

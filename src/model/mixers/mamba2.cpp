@@ -129,9 +129,10 @@ class Mamba2 : public Mixer {
                     grad(v, in_b_), W_, D_);
   }
 
-  void step(const Context& ctx, const LayerView& v, CBuf x, Buf y, Arena scratch) const override {
+  void step(const Context& ctx, const LayerView& v, const StepInput& x, Buf y,
+            Arena scratch) const override {
     const Saved s = layout_saved(ctx, scratch, scratch);
-    linear(ctx, x, D_, v.weights[in_w_], bias(v, in_b_), s.zx, W_, W_, D_);
+    linear(ctx, x, v.weights[in_w_], bias(v, in_b_), s.zx, W_, W_, D_);
     Mamba2StepArgs a{};
     a.B = ctx.B, a.H = H_, a.P = P_, a.N = N_, a.G = G_, a.K = K_, a.M = M_;
     a.conv_silu = c_.conv_silu, a.dt_min = c_.dt_limit_min, a.dt_max = c_.dt_limit_max;

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// norm_linear for CUDA: one row in bf16 is normed by every warp for itself.
+#include "kernels/kernels.h"
+#include "kernels/linear_packed_cuda.cuh"
+#include "kernels/linear_rows_cuda.cuh"
+
+namespace mamba::cuda {
+
+void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
+  CBuf weight = a.product.weight;
+  int64_t stride = a.product.K;
+  if (const PackedLinear* packed = a.product.packed; packed != nullptr) {
+    if (!expect_packed(stream, "norm_linear", *packed, a.product.N, a.product.K)) return;
+    weight = CBuf(packed->data, packed->dtype);
+    stride = packed_stride(*packed);
+  }
+  if (multiply_normed_row(stream, "norm_linear", a, weight, stride)) return;
+  cuda_kernels().rms_norm_forward(stream, a.norm);
+  cuda_kernels().linear_forward(stream, a.product);
+}
+
+}  // namespace mamba::cuda
