@@ -94,6 +94,9 @@ def check_convert():
     run("convert", "one", "one-half.gguf", "--to", "gguf", "--dtype", "bf16", "--verify")
     run("convert", "one", "one.gguf", "--to", "gguf", code=2)
     run("convert", "one", "one.gguf", "--to", "gguf", "--force")
+    # Few of the weights in blocks are enough to round the inputs of products.
+    run("quantize", "one", "few.gguf", "f32", "--tensor-type", "blk.1.ssm_out=q8_0")
+    run("convert", "few.gguf", "few", "--to", "hf", "--verify")
 
 
 def check_importance_of_others():
