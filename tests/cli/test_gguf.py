@@ -160,6 +160,18 @@ def check_quantize():
     assert len(shards) > 1 and generated(shards[0]) == generated("wide"), shards
 
 
+def check_width_of_llama_cpp():
+    """Which loads Mamba-1 of twice the width alone; Mamba-2 needs no note."""
+    for name, config, said in (("narrow", {"ssm_cfg": {"layer": "Mamba1", "expand": 1}}, True),
+                               ("narrow-two", {"ssm_cfg": {"layer": "Mamba2", "expand": 1, "d_state": 8,
+                                                           "headdim": 8}}, False),
+                               ("good", {}, False)):
+        if config:
+            models.byte_model(PROGRAM, name, **config)
+        notices = read_json("quantize", name, "x.gguf", "f32", "--dry-run")["notices"]
+        assert any("llama.cpp loads" in n for n in notices) == said, (name, notices)
+
+
 def types_of(*arguments):
     plan = read_json("quantize", *arguments, "--dry-run")
     return {t["name"]: t["to"] for t in plan["tensors"]}, plan["notices"]
@@ -254,6 +266,7 @@ def main():
         check_broken_weights()
         check_convert()
         check_quantize()
+        check_width_of_llama_cpp()
         check_flags_of_llama_quantize()
         check_dtype_of_blocks()
         check_license()
