@@ -30,11 +30,18 @@
 namespace mamba::cli {
 namespace {
 
-std::atomic<bool> g_interrupted{false};
+std::atomic<int> g_interrupted{0};  // the signal, or 0
 Written g_written = Written::kNothing;
-static_assert(std::atomic<bool>::is_always_lock_free, "set by a signal handler");
+static_assert(std::atomic<int>::is_always_lock_free, "set by a signal handler");
 
-extern "C" void on_interrupt(int) { g_interrupted.store(true); }
+extern "C" void on_interrupt(int signal) { g_interrupted.store(signal); }
+
+void catch_signal(int signal) {
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = SA_RESETHAND;  // and no SA_RESTART: a read that waits for input ends
+  ::sigaction(signal, &action, nullptr);
+}
 
 // "-n,--tokens" -> "--tokens": how messages name an option.
 std::string long_name(const std::string& flags) {
@@ -436,15 +443,20 @@ bool has_format(const std::string& path, const char* format) {
   return found != file.metadata().end() && found->second == format;
 }
 
-void catch_interrupt() {
-  struct sigaction action {};
-  action.sa_handler = on_interrupt;
-  action.sa_flags = SA_RESETHAND;  // and no SA_RESTART: a read that waits for input ends
-  ::sigaction(SIGINT, &action, nullptr);
+void catch_interrupt() { catch_signal(SIGINT); }
+void catch_interrupt_and_sigterm() {
+  catch_signal(SIGINT);
+  catch_signal(SIGTERM);
 }
-bool interrupted() { return g_interrupted.load(); }
+void release_interrupt() {
+  if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+bool interrupted() { return g_interrupted.load() != 0; }
+int interrupt_exit_code() { return 128 + (interrupted() ? g_interrupted.load() : SIGINT); }
 void clear_interrupt() {
-  g_interrupted.store(false);
+  g_interrupted.store(0);
   catch_interrupt();
 }
 

@@ -120,7 +120,13 @@ void expect_state_place(const std::string& flag, const std::string& path, const 
 // From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the
 // process at once.
 void catch_interrupt();
+// The same of SIGTERM too, for commands that remove what they have begun to write.
+void catch_interrupt_and_sigterm();
+// From now on these signals end the process again; throws cancelled if one has come meanwhile.
+void release_interrupt();
 bool interrupted();
+// What the program ends with when it was cancelled: 128 + the number of the signal.
+int interrupt_exit_code();
 // Forgets a Ctrl-C that has been dealt with, and catches the next one.
 void clear_interrupt();
 

@@ -121,6 +121,7 @@ class SpeedCommand {
           RunOptions run = {flags_.isa, threads, dtype, flags_.state_dtype};
           run.dtype_given = flags_.dtype_given;
           run.device = flags_.device;
+          run.pin = flags_.pin;
           run_inference(path, run);
           run_training(path, run);
         }
@@ -351,6 +352,7 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   app.add_flag("--no-warmup", f->no_warm_up, "Time the first run too")->group("Tests");
   add_int(app, "--delay", &f->delay, 0, 86400, "Seconds of rest between two tests")->group("Tests");
   add_list(app, "-t,--threads", &f->threads, "N[,N]", "Threads; 0: one per physical core");
+  app.add_flag("--pin", f->pin, "Bind each thread to a physical core of its own");
   add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of the recurrent states");
   add_device(app, &f->device);

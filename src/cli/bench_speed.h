@@ -22,7 +22,7 @@ struct SpeedFlags {
   std::string output_err = "none";
   int64_t repetitions = 5, delay = 0;
   bool no_warm_up = false, json = false, progress = false, verbose = false;
-  bool dtype_given = false;
+  bool dtype_given = false, pin = false;
 };
 
 void add_speed_options(CLI::App& app, SpeedFlags* flags);

@@ -141,7 +141,7 @@ Written convert_folder(const ConvertFlags& flags) {
   ConvertResult result;
   {
     ProgressLine line;
-    catch_interrupt();  // the folder being filled is removed on the way out
+    catch_interrupt_and_sigterm();  // the folder being filled is removed on the way out
     options.on_progress = [&](int64_t done, int64_t total) {
       if (interrupted()) fail(ErrorCode::kCancelled, "interrupted");
       line(done, total);
@@ -164,6 +164,7 @@ int run_convert(const ConvertFlags& flags) {
   Written written = flags.to == "gguf" ? convert_to_gguf(flags) : convert_folder(flags);
   bool passed = true;
   if (flags.verify) {
+    release_interrupt();  // what is written is whole
     const ModelComparison c = compare_models(flags.in, flags.out, model_options(flags.run));
     const double tolerance = tolerance_of(flags, c);
     passed = std::isfinite(c.max_error) && c.max_error <= tolerance * c.max_logit;

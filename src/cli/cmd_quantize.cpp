@@ -138,7 +138,7 @@ int run_quantize(const QuantizeFlags& flags) {
 QuantizeResult run_with_progress(const std::string& in, const std::string& out,
                                  QuantizeOptions options) {
   EvalProgress line;
-  catch_interrupt();  // what was written so far is removed on the way out
+  catch_interrupt_and_sigterm();  // what was written so far is removed on the way out
   options.progress = [&](int64_t done, int64_t total, const std::string& tensor) {
     return line.update(
         fmt::format("{} ({:.0f} of {:.0f} million weights)", tensor,

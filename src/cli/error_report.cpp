@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "cli/args.h"
+
 namespace mamba::cli {
 
 int exit_code(ErrorCode code) {
@@ -18,7 +20,7 @@ int exit_code(ErrorCode code) {
     case ErrorCode::kDevice:
       return 4;
     case ErrorCode::kCancelled:
-      return 130;
+      return interrupt_exit_code();
     case ErrorCode::kInternal:
       return 70;
   }

@@ -45,22 +45,46 @@ int get_code(const Layout& l, const uint8_t* block, int64_t row, int64_t k) {
   return code;
 }
 
-// Into codes that were all zero.
-void put_code(const Layout& l, uint8_t* block, int64_t row, int64_t k, int code) {
-  const int64_t quad = k / 4, byte = 4 * row + k % 4;
-  const auto add = [](uint8_t* to, int bits) { *to = static_cast<uint8_t>(*to | bits); };
-  if (l.bits == 8) return add(block + quad * kQuad + byte, code);
-  add(block + quad % 4 * kQuad + byte, (code & 15) << (quad < 4 ? 0 : 4));
-  uint8_t* high = block + 4 * kQuad;
-  if (l.bits == 5) add(high + byte, code >> 4 << quad);
-  if (l.bits == 6) add(high + quad / 4 * kQuad + byte, code >> 4 << (2 * (quad % 4)));
-}
-
 int code_of(const Layout& l, int8_t value) {
   if (!l.table) return value + l.zero;
   int code = 0;
   while (kIQ4_NLValues[code] != value) ++code;
   return code;
+}
+
+// The codes of 32 columns of `row`, from a block of the file. Four columns are a word: a byte at a
+// time this was half of what loading takes.
+void put_codes(const Layout& l, uint8_t* block, int64_t row, const int8_t* values) {
+  uint8_t codes[kBlock];
+  for (int64_t k = 0; k < kBlock; ++k) codes[k] = static_cast<uint8_t>(code_of(l, values[k]));
+  if (l.bits == 8) {
+    for (int64_t quad = 0; quad < 8; ++quad) {
+      memcpy(block + quad * kQuad + 4 * row, codes + 4 * quad, 4);
+    }
+    return;
+  }
+  uint8_t low[16], high[8] = {};
+  for (int64_t k = 0; k < 16; ++k) {
+    low[k] = static_cast<uint8_t>((codes[k] & 15) | codes[k + 16] << 4);
+  }
+  for (int64_t quad = 0; quad < 4; ++quad) {
+    memcpy(block + quad * kQuad + 4 * row, low + 4 * quad, 4);
+  }
+  uint8_t* above = block + 4 * kQuad;
+  if (l.bits == 5) {
+    for (int64_t k = 0; k < kBlock; ++k) {
+      high[k % 4] = static_cast<uint8_t>(high[k % 4] | codes[k] >> 4 << k / 4);
+    }
+    memcpy(above + 4 * row, high, 4);
+  }
+  if (l.bits == 6) {
+    for (int64_t k = 0; k < kBlock; ++k) {
+      uint8_t& byte = high[k / 16 * 4 + k % 4];
+      byte = static_cast<uint8_t>(byte | codes[k] >> 4 << (2 * (k / 4 % 4)));
+    }
+    memcpy(above + 4 * row, high, 4);
+    memcpy(above + kQuad + 4 * row, high + 4, 4);
+  }
 }
 
 // Scales of one block of the file, which begins at block `first` of the run, to row `row`.
@@ -109,9 +133,8 @@ void pack_panel(DType type, const char* weight, int64_t row_bytes, int64_t rows,
       const Run to(out, l, K, k);
       const int64_t first = k % kRun / kBlock;
       block_values(type, at, values);
-      for (int64_t i = 0; i < block; ++i) {
-        put_code(l, to.codes + (first + i / kBlock) * code_bytes(l), row, i % kBlock,
-                 code_of(l, values[i]));
+      for (int64_t i = 0; i < block; i += kBlock) {
+        put_codes(l, to.codes + (first + i / kBlock) * code_bytes(l), row, values + i);
       }
       put_scales(type, l, at, row, first, to);
     }

@@ -25,6 +25,7 @@
 #include "mamba/version.h"
 #include "model/check_tensors.h"
 #include "model/model_card.h"
+#include "model/network.h"
 #include "model/parameter_table.h"
 #include "tokenizer/gguf_tokenizer.h"
 
@@ -410,7 +411,10 @@ class Conversion {
 std::vector<float> fixed_logits(const std::string& folder, const ModelOptions& options,
                                 int64_t length, int64_t* vocab, bool* blocks) {
   Model model = Model::load(folder, options);
-  *blocks = *blocks || is_quantized(model.dtype());
+  const Network& network = model.network();
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    *blocks = *blocks || is_quantized(network.held_type(static_cast<int>(i)));
+  }
   *vocab = model.config().vocab_size;
   std::vector<int32_t> ids(static_cast<size_t>(length));
   uint64_t state = 1;

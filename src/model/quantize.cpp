@@ -181,6 +181,7 @@ class Quantization {
     plan.expect_all_used();
     if (!options_.imatrix.empty()) check_importance();
     notice_requantized();
+    notice_width();
     add_metadata(plan);
     if (options_.dry_run) return std::move(result_);
     std::vector<std::string> read = weights.files();
@@ -311,6 +312,16 @@ class Quantization {
         "matrices in {} are quantised for a second time and both errors add up; take the model "
         "that the file was made of if you have it (--allow-requantize: no such note)",
         fmt::join(types, ", ")));
+  }
+
+  // llama.cpp refuses such a file: "only an expansion factor of 2 is supported for now".
+  void notice_width() {
+    const Config& c = result_.config;
+    if (c.mixer != "mamba1" || c.d_inner == 2 * c.d_model) return;
+    result_.notices.push_back(fmt::format(
+        "llama.cpp loads a Mamba-1 of an inner width twice its width alone, {} here and not {}: "
+        "this file is for programs that take others",
+        2 * c.d_model, c.d_inner));
   }
 
   void report(int64_t count, const std::string& tensor) {

@@ -103,6 +103,11 @@ class BenchTest(unittest.TestCase):
                          [("f32", 4, 2), ("f32", 8, 2), ("bf16", 4, 2), ("bf16", 8, 2)])
         self.assertLess(found[2]["model_size"], found[0]["model_size"])
 
+    def test_threads_are_bound_on_request(self):
+        told = json.loads(run("bench", "-m", "model", "-p", "4", "-n", "0", "-r", "2", "-t", "2,1,2", "--pin",
+                              "--train", "1x4", "-o", "json"))
+        self.assertEqual([row["n_threads"] for row in told], [2, 2, 1, 1, 2, 2])
+
     def test_random_weights_of_a_config_and_training(self):
         (prompt, train) = json.loads(run(
             "bench", "-m", "config.json", "-p", "4", "-n", "0", "--train", "2x16", "-r", "3", "--json"))

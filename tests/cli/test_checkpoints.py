@@ -3,6 +3,7 @@
 
 Usage: test_checkpoints.py PROGRAM GOLDEN_FOLDER
 """
+import itertools
 import json
 import math
 import os
@@ -105,23 +106,29 @@ class Checkpoints(unittest.TestCase):
         self.assertIn(f"model.safetensors        {size - 100} bytes", out)
         self.assertEqual(error, f"error: {broken['error']['message']}\n")
 
-    def test_ctrl_c_leaves_nothing_behind(self):
+    def test_ctrl_c_and_sigterm_leave_nothing_behind(self):
         models.write("large/model/config.json",
                      json.dumps({**models.BYTES, "d_model": 256, "n_layer": 24}))
         tensors = {t["name"]: ("F32", t["shape"], bytes(4 * math.prod(t["shape"])))
                    for t in run_json("inspect", "large/model")["tensors"]}
         models.write("large/model/model.safetensors", models.safetensors(tensors))
-        process = subprocess.Popen([PROGRAM, "convert", "large/model", "large/out", "--to", "ssm"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while process.poll() is None and len(os.listdir("large")) == 1:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
-        error = process.stderr.read().decode()
-        process.stderr.close()
-        if process.wait() == 0:  # it was faster than the signal
-            self.assertEqual(sorted(os.listdir("large")), ["model", "out"])
-        else:
-            self.assertEqual((process.returncode, error), (130, "error: interrupted\n"))
+        for number, words in itertools.product(
+                (signal.SIGINT, signal.SIGTERM),
+                (("convert", "large/model", "large/out", "--to", "ssm"),
+                 ("quantize", "large/model", "large/out.gguf", "q4_k", "-t", "1"))):
+            process = subprocess.Popen([PROGRAM, *words], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE)
+            while process.poll() is None and len(os.listdir("large")) == 1:
+                time.sleep(0.001)
+            process.send_signal(number)
+            error = process.stderr.read().decode()
+            process.stderr.close()
+            if process.wait() == 0:  # it was faster than the signal
+                shutil.move("large/model", "model-alone")
+                shutil.rmtree("large")
+                os.renames("model-alone", "large/model")
+                continue
+            self.assertEqual((process.returncode, error), (128 + number, "error: interrupted\n"))
             self.assertEqual(os.listdir("large"), ["model"])
 
     def test_a_model_of_mamba_c_is_read(self):

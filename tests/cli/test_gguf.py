@@ -94,6 +94,9 @@ def check_convert():
     run("convert", "one", "one-half.gguf", "--to", "gguf", "--dtype", "bf16", "--verify")
     run("convert", "one", "one.gguf", "--to", "gguf", code=2)
     run("convert", "one", "one.gguf", "--to", "gguf", "--force")
+    # Few of the weights in blocks are enough to round the inputs of products.
+    run("quantize", "one", "few.gguf", "f32", "--tensor-type", "blk.1.ssm_out=q8_0")
+    run("convert", "few.gguf", "few", "--to", "hf", "--verify")
 
 
 def check_importance_of_others():
@@ -155,6 +158,18 @@ def check_quantize():
         assert told in warned if told else not warned, (dtype, warned)
     shards = read_json("quantize", "wide", "s.gguf", "f32", "--max-shard-mb", "1")["files"]
     assert len(shards) > 1 and generated(shards[0]) == generated("wide"), shards
+
+
+def check_width_of_llama_cpp():
+    """Which loads Mamba-1 of twice the width alone; Mamba-2 needs no note."""
+    for name, config, said in (("narrow", {"ssm_cfg": {"layer": "Mamba1", "expand": 1}}, True),
+                               ("narrow-two", {"ssm_cfg": {"layer": "Mamba2", "expand": 1, "d_state": 8,
+                                                           "headdim": 8}}, False),
+                               ("good", {}, False)):
+        if config:
+            models.byte_model(PROGRAM, name, **config)
+        notices = read_json("quantize", name, "x.gguf", "f32", "--dry-run")["notices"]
+        assert any("llama.cpp loads" in n for n in notices) == said, (name, notices)
 
 
 def types_of(*arguments):
@@ -251,6 +266,7 @@ def main():
         check_broken_weights()
         check_convert()
         check_quantize()
+        check_width_of_llama_cpp()
         check_flags_of_llama_quantize()
         check_dtype_of_blocks()
         check_license()
