@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The product of one row, with the norm in front of it or not: a warp a row of the weight, all of
 // which is on its way before the kernel in front has ended.
-#include <stdlib.h>
-
 #include "kernels/linear_rows_cuda.cuh"
 #include "kernels/step.cuh"
 
@@ -51,8 +49,7 @@ __device__ __forceinline__ void put_rows(const Row& p, Y* y, int64_t n, float (&
 template <class W, class X, class Y, int kRows, int held>
 __global__ void __launch_bounds__(kWarps* kWarp)
     row_kernel(Row p, const W* weight, const X* x, Y* y) {
-  const int64_t n =
-      (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kRows;
+  const int64_t n = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kRows;
   if (n >= p.N) return;
   const int64_t first = threadIdx.x % kWarp * kEach;
   Vector<uint32_t, 4> w[kRows][held];
@@ -95,8 +92,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 template <class W, class X, class Y, int kRows, int kNormed>
 __global__ void __launch_bounds__(kWarps* kWarp)
     normed_row_kernel(Row p, Norm norm, const W* weight, const X* x, Y* y) {
-  const int64_t n =
-      (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kRows;
+  const int64_t n = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kRows;
   if (n >= p.N) return;
   const int lane = threadIdx.x % kWarp;
   const int64_t first = lane * kEach;
@@ -159,10 +155,6 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 dim3 blocks_of(int64_t N, int rows) {
   return dim3(static_cast<unsigned>(ceil_div(N, kWarps * rows)));
 }
-int knob(const char* name, int otherwise) {
-  const char* v = getenv(name);
-  return v != nullptr ? atoi(v) : otherwise;
-}
 
 template <class W, class X, class Y>
 void launch_row(Stream& stream, const char* name, const Row& p, const W* weight, const X* x, Y* y) {
@@ -170,10 +162,9 @@ void launch_row(Stream& stream, const char* name, const Row& p, const W* weight,
     launch_early(stream, name, kernel, blocks_of(p.N, rows), dim3(kWarps * kWarp), 0, p, weight, x,
                  y);
   };
-  static const int R = knob("MAMBA_X_R", 1);
-  if (p.K <= 3 * kSweep) return R == 1 ? run(1, row_kernel<W, X, Y, 1, 3>) : R == 2 ? run(2, row_kernel<W, X, Y, 2, 3>) : run(4, row_kernel<W, X, Y, 4, 3>);
-  if (p.K <= 6 * kSweep) return R == 1 ? run(1, row_kernel<W, X, Y, 1, 6>) : R == 2 ? run(2, row_kernel<W, X, Y, 2, 6>) : run(4, row_kernel<W, X, Y, 4, 6>);
-  return R == 1 ? run(1, row_kernel<W, X, Y, 1, 10>) : R == 2 ? run(2, row_kernel<W, X, Y, 2, 5>) : run(2, row_kernel<W, X, Y, 2, 10>);
+  if (p.K <= 3 * kSweep) return run(1, row_kernel<W, X, Y, 1, 3>);
+  if (p.K <= 6 * kSweep) return run(1, row_kernel<W, X, Y, 1, 6>);
+  run(1, row_kernel<W, X, Y, 1, 10>);
 }
 
 bool takes_row(const LinearArgs& a, CBuf weight, int64_t weight_stride) {
@@ -224,12 +215,7 @@ bool multiply_normed_row(Stream& stream, const char* name, const NormLinearArgs&
         launch_early(stream, name, kernel, blocks_of(p.N, rows), dim3(kWarps * kWarp), 0, p, n,
                      weight.as<bf16>(), norm.x.as<X>(), product.y.as<Y>());
       };
-      static const int N = knob("MAMBA_X_N", 4);
-      if (p.K <= 3 * kSweep) {
-      if (N == 1) return run(1, normed_row_kernel<bf16, X, Y, 1, 3>);
-      if (N == 2) return run(2, normed_row_kernel<bf16, X, Y, 2, 3>);
-      return run(4, normed_row_kernel<bf16, X, Y, 4, 3>);
-      }
+      if (p.K <= 3 * kSweep) return run(4, normed_row_kernel<bf16, X, Y, 4, 3>);
       run(2, normed_row_kernel<bf16, X, Y, 2, 4>);
     });
   });

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of few rows: 16-bit weights on tensor cores, f32 results of f32 operands by fused
 // multiply-adds. Weights are on their way before the kernel in front has ended.
-#include <stdlib.h>
-
 #include "kernels/linear_rows_cuda.cuh"
 #include "kernels/mma.cuh"
 
@@ -10,10 +8,7 @@ namespace mamba::cuda {
 namespace {
 
 constexpr int kMostWarps = 8;
-constexpr int kFewRows = 16;   // of x, which every block of 8 rows of the weight reads whole
-constexpr int kMostRows = 64;  // of x, where the product is small: read from the cache so often
-constexpr int64_t kSmallProduct = int64_t{1} << 28;  // M N K, by blocks of 16 rows of the weight
-constexpr int kRowsOfTiles = 16;
+constexpr int kMostRows = 16;      // of x, on tensor cores; beyond, x is read more often than W
 constexpr int kMostPlainRows = 8;  // by multiply-adds
 constexpr int kRowsOfWeight = 8;   // of a block at a time on tensor cores
 constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
@@ -79,7 +74,7 @@ __device__ __forceinline__ void multiply_tile(float (&c)[4], uint32_t a0, uint32
 template <class W, class X, class Y, bool once>
 __global__ void __launch_bounds__(kMostWarps* kWarp)
     tensor_kernel(Few p, const W* weight, const X* x, Y* y) {
-  __shared__ float sums[kMostWarps][kFewRows][kRowsOfWeight + 1];
+  __shared__ float sums[kMostWarps][kMostRows][kRowsOfWeight + 1];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int g = lane / 4, q = lane % 4;
   const int64_t first = static_cast<int64_t>(warp) * kStep;
@@ -140,80 +135,6 @@ __global__ void __launch_bounds__(kMostWarps* kWarp)
   }
 }
 
-// For 17 to 16 * tiles rows of x: a block takes 16 rows of the weight with all of x, and a warp
-// steps of columns in turn as above.
-template <class W, class X, class Y, int tiles>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
-    tiles_kernel(Few p, const W* weight, const X* x, Y* y) {
-  constexpr int kHeld = 3;  // steps whose weights are loaded at once
-  __shared__ float sums[kMostWarps][tiles * 16][kRowsOfTiles + 1];
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int g = lane / 4, q = lane % 4;
-  const int64_t n0 = static_cast<int64_t>(blockIdx.x) * kRowsOfTiles;
-  constexpr int64_t kStride = kMostWarps * kStep;
-  uint32_t b[kHeld][2][4];
-  const auto fetch = [&](int64_t k) {
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t n = n0 + 8 * half + g, row = n < p.N ? n : p.N - 1;
-        uint32_t(&to)[4] = b[i][half];
-        to[0] = to[1] = to[2] = to[3] = 0;
-        if (k + i * kStride < p.K)
-          load_weights(weight + row * p.weight_stride + k + i * kStride, to);
-      }
-    }
-  };
-  const int64_t first = static_cast<int64_t>(warp) * kStep + 8 * q;
-  fetch(first);
-  wait_for_previous();
-  float c[tiles][2][4] = {};
-  for (int64_t k = first; k - 8 * q < p.K; k += kHeld * kStride) {
-    if (k != first) fetch(k);
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) {
-      const int64_t at = k + i * kStride;
-      if (at - 8 * q >= p.K) break;  // the same for the whole warp
-      uint32_t low[tiles][4] = {}, high[tiles][4] = {};
-#pragma unroll
-      for (int t = 0; t < tiles; ++t) {
-        const int64_t m = 16 * t + g;
-        if (m < p.M && at < p.K) load_eight<W>(x + m * p.x_stride + at, low[t]);
-        if (m + 8 < p.M && at < p.K) load_eight<W>(x + (m + 8) * p.x_stride + at, high[t]);
-      }
-#pragma unroll
-      for (int t = 0; t < tiles; ++t) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t(&w)[4] = b[i][half];
-          multiply_tile<W>(c[t][half], low[t][0], high[t][0], low[t][1], high[t][1], w[0], w[1]);
-          multiply_tile<W>(c[t][half], low[t][2], high[t][2], low[t][3], high[t][3], w[2], w[3]);
-        }
-      }
-    }
-  }
-#pragma unroll
-  for (int t = 0; t < tiles; ++t) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        sums[warp][16 * t + g + i / 2 * 8][8 * half + 2 * q + i % 2] = c[t][half][i];
-      }
-    }
-  }
-  __syncthreads();
-  for (int e = threadIdx.x; e < p.M * kRowsOfTiles; e += kMostWarps * kWarp) {
-    const int m = e / kRowsOfTiles, j = e % kRowsOfTiles;
-    if (n0 + j >= p.N) continue;
-    float v = 0;
-#pragma unroll
-    for (int w = 0; w < kMostWarps; ++w) v += sums[w][m][j];
-    put(p, y, m, n0 + j, v);
-  }
-}
-
 // A warp a row of the weight, `rows` rows of x; 8 columns a lane at a time whatever W is, so that
 // the same numbers in another type have the same sums.
 template <class W, class Y, int rows>
@@ -266,12 +187,6 @@ __global__ void __launch_bounds__(kPlainWarps* kWarp)
 template <class W, class X, class Y>
 void launch_tensor(Stream& stream, const char* name, const Few& p, const W* weight, const X* x,
                    Y* y) {
-  if (p.M > kFewRows) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(p.N, kRowsOfTiles)));
-    launch_early(stream, name, p.M <= 32 ? tiles_kernel<W, X, Y, 2> : tiles_kernel<W, X, Y, 4>,
-                 grid, dim3(kMostWarps * kWarp), 0, p, weight, x, y);
-    return;
-  }
   const int64_t steps = ceil_div(p.K, kStep), blocks = ceil_div(p.N, kRowsOfWeight);
   const bool once = steps <= kAhead * kMostWarps && blocks <= kMostOnce;
   const dim3 grid(static_cast<unsigned>(once || blocks < kMostBlocks ? blocks : kMostBlocks));
@@ -306,8 +221,6 @@ bool multiply_few_rows(Stream& stream, const char* name, const LinearArgs& a, CB
   const bool tensor = (w == DType::kBF16 && (x == w || a.product == Product::kBF16)) ||
                       (w == DType::kF16 && x == w);
   if (tensor) {
-    static const bool off = getenv("MAMBA_X_NOTILES") != nullptr;
-    if (a.M > kFewRows && (off || a.M * a.N * a.K > kSmallProduct)) return false;
     with_type(a.y.dtype, [&]<class Y>() {
       if (w == DType::kF16) {
         launch_tensor(stream, name, p, weight.as<f16>(), a.x.as<f16>(), a.y.as<Y>());

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// mamba1_step for CUDA as one kernel: a cluster of blocks a row, each of which has some of the
-// channels from the convolution to the gate. They meet once, to add up x_proj. Cards without
-// clusters, many rows and weights in blocks take the sequence of kernels.
-#include <stdlib.h>
-
-#include "kernels/cluster.cuh"
+// mamba1_step for CUDA in two kernels. The first computes the convolution of 256 channels and their
+// part of x_proj, for some of its outputs; the second adds up the parts, and does dt_proj, the
+// scan, the gate and the move of the convolution's state. What is convolved is computed again
+// wherever it is needed, which is cheaper than a kernel more. A trip to memory takes longer than
+// all arithmetic, so either kernel makes one behind the kernel in front. Weights in blocks take the
+// sequence of kernels.
 #include "kernels/linear_packed_cuda.cuh"
 #include "kernels/scan_cuda.cuh"
 #include "kernels/step.cuh"
@@ -18,11 +18,14 @@ using step::StateBuf;
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kEach = 8;               // columns of a weight that a lane takes at once
-constexpr int kSlice = kWarp * kEach;  // channels of x_proj that a warp takes at once
-constexpr int kOutputs = 4;            // of x_proj that a warp adds up together
-constexpr int kStates = 16;            // of a channel in registers
-static const int64_t kMostRows = getenv("MAMBA_X_ROWS") ? atoi(getenv("MAMBA_X_ROWS")) : 128;
-constexpr int64_t kWide = 2560;  // channels from which a row gets 16 blocks
+constexpr int kSlice = kWarp * kEach;  // channels of a part of x_proj
+constexpr int kStates = 16;            // of a channel in registers, of all its threads
+constexpr int kHeld = 48;              // inputs of dt_proj likewise
+constexpr int64_t kBlocks = 4 * 132;   // that rows are split up to fill
+constexpr int64_t kMaxGridZ = 65535;
+constexpr int64_t kManyChannels = 132 * 256;  // of all rows, from which on two threads share one
+
+static_assert(kSlice == kThreads);
 
 // A matrix in rows.
 struct Matrix {
@@ -31,23 +34,6 @@ struct Matrix {
   int64_t stride;
   bool aligned;  // all rows to 16 bytes
 };
-
-template <class T>
-struct Args {
-  int64_t B, E, N, R, channels;  // of a block, a multiple of kEach
-  Conv conv;
-  const T* xz;
-  int64_t xz_stride;
-  Matrix x_weight, dt_weight;  // (R + 2N, E), (E, R)
-  bool norms, round;
-  float norm_eps;
-  const float *dt_bias, *A_t, *D;
-  StateBuf h;
-  T* y;
-  int64_t y_stride;
-};
-
-__device__ __forceinline__ float to_bf16_and_back(float v) { return to_float(from_float<bf16>(v)); }
 
 // Eight columns of a row, as they lie in memory.
 template <class W>
@@ -90,11 +76,97 @@ __device__ __forceinline__ Columns<W> load_columns(const Matrix& m, int64_t row,
   }
   return v;
 }
+__device__ __forceinline__ float to_bf16_and_back(float v) { return to_float(from_float<bf16>(v)); }
 // As the product takes it.
 template <class W>
 __device__ __forceinline__ float weight_of(const Columns<W>& v, int i, bool round) {
   return sizeof(W) == 4 && round ? to_bf16_and_back(v[i]) : v[i];
 }
+
+// ---- x_proj ----
+
+template <class T>
+struct Project {
+  int64_t B, E, outputs;
+  Conv conv;
+  const T* x;
+  int64_t x_stride;
+  Matrix weight;  // (outputs, E)
+  bool round;
+  float* partial;  // (B, slices, outputs)
+};
+
+// A warp has kOutputs outputs, and a block the slices blockIdx.x of every gridDim.z-th row.
+template <class T, class W, int kOutputs>
+__global__ void __launch_bounds__(kThreads) project_kernel(const __grid_constant__ Project<T> a) {
+  __shared__ __align__(16) float shared[2][kSlice];
+  const int tid = threadIdx.x, lane = tid % kWarp;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kSlice;
+  const int64_t output = (static_cast<int64_t>(blockIdx.y) * kWarps + tid / kWarp) * kOutputs;
+  const bool inside = first + tid < a.E;
+  const int64_t c = inside ? first + tid : a.E - 1;
+  Columns<W> weight[kOutputs];
+#pragma unroll
+  for (int o = 0; o < kOutputs; ++o) {
+    const bool valid = output + o < a.outputs;
+    weight[o] =
+        load_columns<W>(a.weight, valid ? output + o : 0, first + kEach * lane, valid ? a.E : 0);
+  }
+  step::Taps taps;
+  taps.load(a.conv, c);
+  int64_t b = blockIdx.z;
+  step::prefetch_window(a.conv, b, c);
+  wait_for_previous();
+
+  float now = load(a.x + b * a.x_stride + c);
+  step::Window window;
+  window.load(a.conv, b, c);
+  for (int stage = 0; b < a.B; stage ^= 1) {
+    float v = window.output<T>(a.conv, taps, b, c, now);
+    if (a.round) v = to_bf16_and_back(v);
+    shared[stage][tid] = inside ? v : 0.0f;
+    __syncthreads();
+    const int64_t row = b;
+    b += gridDim.z;
+    if (b < a.B) {
+      now = load(a.x + b * a.x_stride + c);
+      window.load(a.conv, b, c);
+    }
+    float x[kEach], sum[kOutputs];
+    load_n<kEach>(shared[stage] + kEach * lane, x);
+#pragma unroll
+    for (int o = 0; o < kOutputs; ++o) {
+      sum[o] = __fmul_rn(weight_of<W>(weight[o], 0, a.round), x[0]);
+#pragma unroll
+      for (int i = 1; i < kEach; ++i) {
+        sum[o] = fmaf(weight_of<W>(weight[o], i, a.round), x[i], sum[o]);
+      }
+    }
+    const float total = step::sum_each<kOutputs, kWarp>(sum);
+    const int64_t mine = output + lane / (kWarp / kOutputs);
+    if (lane % (kWarp / kOutputs) == 0 && mine < a.outputs) {
+      a.partial[(row * gridDim.x + blockIdx.x) * a.outputs + mine] = total;
+    }
+  }
+}
+
+// ---- dt_proj, scan, gate ----
+
+template <class T>
+struct Advance {
+  int64_t B, E, N, R, slices;
+  Conv conv;
+  const T* xz;
+  int64_t xz_stride;
+  const float* partial;  // (B, slices, R + 2N)
+  bool norms, round;
+  float norm_eps;
+  Matrix weight;  // (E, R)
+  const float *dt_bias, *A_t, *D;
+  StateBuf h;
+  T* y;
+  int64_t y_stride;
+};
 
 // v (n) over the root of its mean square, by one warp.
 __device__ __forceinline__ void norm_by_warp(float* v, int64_t n, float eps) {
@@ -105,166 +177,119 @@ __device__ __forceinline__ void norm_by_warp(float* v, int64_t n, float eps) {
   for (int64_t i = lane; i < n; i += kWarp) v[i] *= s;
 }
 
-// Blocks (rank, row). Shared memory: u (channels), the parts of x_proj and their sums (R + 2N).
-template <class T, class W>
-__global__ void __launch_bounds__(kThreads, 2) step_kernel(const __grid_constant__ Args<T> a) {
-  // Columns that a thread holds before the kernel in front has ended: of x_proj, and of dt_proj.
-  constexpr int kGroups = sizeof(W) == 4 ? 1 : 2, kDt = sizeof(W) == 4 ? 2 : 6;
-  extern __shared__ __align__(16) float shared[];
+// Output i of x_proj.
+template <class T>
+__device__ __forceinline__ float add_parts(const Advance<T>& a, int64_t b, int64_t i) {
   const int64_t width = a.R + 2 * a.N;
-  float *u = shared, *part = u + a.channels, *dbl = part + width;
-  const int tid = threadIdx.x, lane = tid % kWarp, warp = tid / kWarp;
-  const int64_t first = blockIdx.x * a.channels;
-  const int64_t end = first + a.channels < a.E ? first + a.channels : a.E;
-  const int64_t groups = (width + kWarps * kOutputs - 1) / (kWarps * kOutputs);
-  const auto output_of = [&](int64_t group, int i) {
-    return (group * kWarps + warp) * kOutputs + i;
-  };
-  const auto x_columns = [&](int64_t group, int i, int64_t c) {
-    const int64_t o = output_of(group, i);
-    return load_columns<W>(a.x_weight, o < width ? o : 0, c, o < width ? end : 0);
+  const float* from = a.partial + b * a.slices * width + i;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t s = 0; s < a.slices; ++s) sum = __fadd_rn(sum, from[s * width]);
+  return sum;
+}
+
+// kParts threads share a channel: the inputs of dt_proj, eight at a time, and the states, each by
+// turns. A block has 256 / kParts channels of every gridDim.y-th row.
+template <class T, class W, int kParts>
+__global__ void __launch_bounds__(kThreads, 3)
+    advance_kernel(const __grid_constant__ Advance<T> a) {
+  constexpr int kChannels = kThreads / kParts, kMyStates = kStates / kParts,
+                kMyInputs = (kHeld / kEach + kParts - 1) / kParts;
+  extern __shared__ float dbl[];  // dt (R), B (N), C (N)
+  __shared__ float parts[kParts][kChannels];
+  const int tid = threadIdx.x, mine = tid % kChannels, part = tid / kChannels;
+  const int64_t width = a.R + 2 * a.N;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kChannels + mine;
+  const bool inside = at < a.E;
+  const int64_t c = inside ? at : a.E - 1;
+  // The sum of what the parts of a channel have.
+  const auto total = [&](float v) {
+    parts[part][mine] = v;
+    __syncthreads();
+    v = parts[0][mine];
+#pragma unroll
+    for (int i = 1; i < kParts; ++i) v = __fadd_rn(v, parts[i][mine]);
+    __syncthreads();
+    return v;
   };
 
-  Columns<W> x_held[kGroups][kOutputs];
+  Columns<W> weight[kMyInputs];
+  float rate[kMyStates];
 #pragma unroll
-  for (int group = 0; group < kGroups; ++group) {
+  for (int i = 0; i < kMyInputs; ++i) {
+    weight[i] = load_columns<W>(a.weight, c, kEach * (part + kParts * i), a.R);
+  }
 #pragma unroll
-    for (int i = 0; i < kOutputs; ++i) {
-      x_held[group][i] = x_columns(group, i, first + kEach * lane);
-    }
+  for (int i = 0; i < kMyStates; ++i) {
+    const int64_t n = part + kParts * i;
+    rate[i] = n < a.N ? decay_rate(a.A_t[n * a.E + c]) : -1.0f;
   }
-  const int64_t mine = first + tid < end ? first + tid : first < a.E ? first : a.E - 1;
-  const auto* x_weight = static_cast<const W*>(a.x_weight.data);
-  for (int64_t o = warp; o < width; o += kWarps) {
-    const int64_t c = first + lane * (128 / static_cast<int64_t>(sizeof(W)));
-    if (c < end) prefetch(x_weight + o * a.x_weight.stride + c);
-  }
-  // The rest comes nearer, and into registers on the way to the other blocks.
-  const W* dt_row = static_cast<const W*>(a.dt_weight.data) + mine * a.dt_weight.stride;
-  for (int64_t r = 0; r < a.R; r += 128 / static_cast<int64_t>(sizeof(W))) prefetch(dt_row + r);
-  for (int64_t n = 0; n < a.N; ++n) prefetch(a.A_t + n * a.E + mine);
+  const float dt_bias = a.dt_bias[c], D = a.D != nullptr ? a.D[c] : 0.0f;
   step::Taps taps;
-  taps.load(a.conv, mine);
-  const auto prefetch_states = [&](int64_t b) {
-    for (int64_t j = 0; j + 1 < a.conv.K; ++j) {
-      a.conv.state.prefetch_at(b * a.conv.state.stride + j * a.conv.C + mine);
-    }
-    for (int64_t n = 0; n < a.N; ++n) a.h.prefetch_at(b * a.h.stride + n * a.E + mine);
-  };
-  prefetch_states(blockIdx.y);
+  taps.load(a.conv, c);
   wait_for_previous();
 
   for (int64_t b = blockIdx.y; b < a.B; b += gridDim.y) {
-    const T* x = a.xz + b * a.xz_stride;
-    float h[kStates];
-    const auto load_states = [&](int64_t c, int64_t n0) {
+    const int64_t state = b * a.h.stride + c;
+    float h[kMyStates];
 #pragma unroll
-      for (int n = 0; n < kStates; ++n) {
-        h[n] = n0 + n < a.N ? a.h.load(b * a.h.stride + (n0 + n) * a.E + c) : 0.0f;
-      }
-    };
-    for (int64_t c = first + tid; c < first + a.channels; c += kThreads) {
-      float v = 0;
-      if (c < end) {
-        const float now = load(x + c);
-        step::Window window;
-        window.load(a.conv, b, c);
-        if (c != mine) taps.load(a.conv, c);
-        v = window.output<T>(a.conv, taps, b, c, now);
-        window.shift(a.conv, b, c, now);
-      }
-      u[c - first] = v;
+    for (int i = 0; i < kMyStates; ++i) {
+      const int64_t n = part + kParts * i;
+      h[i] = n < a.N ? a.h.load(state + n * a.E) : 0.0f;
     }
-    if (a.channels > kThreads) taps.load(a.conv, mine);
-    __syncthreads();
-
-    const auto add_group = [&](int64_t group, auto&& columns) {
-      float sum[kOutputs] = {};
-      for (int64_t c = kEach * lane; c < a.channels; c += kSlice) {
-        float v[kEach];
-        load_n<kEach>(u + c, v);
-#pragma unroll
-        for (int j = 0; j < kEach; ++j) v[j] = a.round ? to_bf16_and_back(v[j]) : v[j];
-#pragma unroll
-        for (int i = 0; i < kOutputs; ++i) {
-          const Columns<W> w = columns(i, c);
-#pragma unroll
-          for (int j = 0; j < kEach; ++j) sum[i] = fmaf(weight_of<W>(w, j, a.round), v[j], sum[i]);
-        }
-      }
-      const float total = step::sum_each<kOutputs, kWarp>(sum);
-      const int64_t o = output_of(group, lane / (kWarp / kOutputs));
-      if (lane % (kWarp / kOutputs) == 0 && o < width) part[o] = total;
-    };
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      if (group < groups) {
-        add_group(group, [&](int i, int64_t c) {
-          return c < kSlice ? x_held[group][i] : x_columns(group, i, first + c);
-        });
-      }
-    }
-    for (int64_t group = kGroups; group < groups; ++group) {
-      add_group(group, [&](int i, int64_t c) { return x_columns(group, i, first + c); });
-    }
-    cluster_arrive();
-    Columns<W> dt_held[kDt];
-#pragma unroll
-    for (int i = 0; i < kDt; ++i) {
-      dt_held[i] = load_columns<W>(a.dt_weight, mine, kEach * i, a.R);
-    }
-    load_states(mine, 0);
-    cluster_wait();
-    for (int64_t i = tid; i < width; i += kThreads) {
-      float sum = 0;
-#pragma unroll 8
-      for (unsigned rank = 0; rank < gridDim.x; ++rank) sum += load_of_block(part + i, rank);
-      dbl[i] = sum;
-    }
-    cluster_arrive();  // part has been read
+    const float now = load(a.xz + b * a.xz_stride + c);
+    const float z = load(a.xz + b * a.xz_stride + a.E + c);
+    step::Window window;
+    window.load(a.conv, b, c);
+    for (int64_t i = tid; i < width; i += kThreads) dbl[i] = add_parts(a, b, i);
     __syncthreads();
     if (a.norms) {
+      const int warp = tid / kWarp;
       if (warp == 0) norm_by_warp(dbl, a.R, a.norm_eps);
       if (warp == 1) norm_by_warp(dbl + a.R, a.N, a.norm_eps);
       if (warp == 2) norm_by_warp(dbl + a.R + a.N, a.N, a.norm_eps);
       __syncthreads();
     }
+    const float u = window.output<T>(a.conv, taps, b, c, now);
 
-    for (int64_t c = first + tid; c < end; c += kThreads) {
-      const float z = load(x + a.E + c);
-      float delta = 0;
-      const auto add = [&](const Columns<W>& w, int64_t r) {
+    float delta = 0;
+    const auto add = [&](const Columns<W>& w, int64_t r) {
 #pragma unroll
-        for (int i = 0; i < kEach; ++i) {
-          const float dt = r + i < a.R ? dbl[r + i] : 0.0f;
-          delta = fmaf(weight_of<W>(w, i, a.round), a.round ? to_bf16_and_back(dt) : dt, delta);
-        }
-      };
+      for (int i = 0; i < kEach; ++i) {
+        const float dt = r + i < a.R ? dbl[r + i] : 0.0f;
+        delta = fmaf(weight_of<W>(w, i, a.round), a.round ? to_bf16_and_back(dt) : dt, delta);
+      }
+    };
 #pragma unroll
-      for (int i = 0; i < kDt; ++i) {
-        if (kEach * i >= a.R) break;
-        add(c == mine ? dt_held[i] : load_columns<W>(a.dt_weight, c, kEach * i, a.R), kEach * i);
-      }
-      for (int64_t r = kEach * kDt; r < a.R; r += kEach) {
-        add(load_columns<W>(a.dt_weight, c, r, a.R), r);
-      }
-      const float d = softplus<T>(__fadd_rn(delta, a.dt_bias[c])), du = d * u[c - first];
-      float sum = 0;
-      for (int64_t n0 = 0; n0 < a.N; n0 += kStates) {
-        if (c != mine || n0 > 0) load_states(c, n0);
-#pragma unroll
-        for (int n = 0; n < kStates; ++n) {
-          if (n0 + n >= a.N) break;
-          const float rate = decay_rate(a.A_t[(n0 + n) * a.E + c]);
-          const float next = fmaf(exp2_approx(d * rate), h[n], du * dbl[a.R + n0 + n]);
-          sum = fmaf(dbl[a.R + a.N + n0 + n], next, sum);
-          a.h.store(b * a.h.stride + (n0 + n) * a.E + c, next);
-        }
-      }
-      const float D = a.D != nullptr ? a.D[c] : 0.0f;
-      store(a.y + b * a.y_stride + c, gate<T>(fmaf(D, u[c - first], sum), z));
+    for (int i = 0; i < kMyInputs; ++i) {
+      if (kEach * (part + kParts * i) < a.R) add(weight[i], kEach * (part + kParts * i));
     }
-    cluster_wait();  // before part is written again, or given up
+#pragma unroll 2
+    for (int64_t r = kEach * (part + kParts * kMyInputs); r < a.R; r += kEach * kParts) {
+      add(load_columns<W>(a.weight, c, r, a.R), r);
+    }
+    const float d = softplus<T>(__fadd_rn(total(delta), dt_bias)), du = __fmul_rn(d, u);
+
+    float sum = 0;
+    const auto advance_one = [&](int64_t n, float rate_n, float h_n) {
+      const float next = fmaf(exp2_approx(__fmul_rn(d, rate_n)), h_n, __fmul_rn(du, dbl[a.R + n]));
+      sum = fmaf(dbl[a.R + a.N + n], next, sum);
+      if (inside) a.h.store(state + n * a.E, next);
+    };
+#pragma unroll
+    for (int i = 0; i < kMyStates; ++i) {
+      const int64_t n = part + kParts * i;
+      if (n < a.N) advance_one(n, rate[i], h[i]);
+    }
+#pragma unroll 1
+    for (int64_t n = part + kStates; n < a.N; n += kParts) {
+      advance_one(n, decay_rate(a.A_t[n * a.E + c]), a.h.load(state + n * a.E));
+    }
+    sum = total(sum);
+    if (part == 0 && inside) {
+      store(a.y + b * a.y_stride + c, gate<T>(fmaf(D, u, sum), z));
+      window.shift(a.conv, b, c, now);
+    }
   }
 }
 
@@ -275,42 +300,72 @@ Matrix matrix_of(CBuf weight, const PackedLinear* packed, int64_t K) {
   return {weight.data, weight.dtype, K, rows_aligned(weight, K, 16)};
 }
 
-template <class T, class W>
-void launch_step(Stream& stream, const char* name, Args<T> v) {
-  const int64_t width = v.R + 2 * v.N;
-  const auto shared_of = [&](unsigned blocks) {
-    v.channels = ceil_div(ceil_div(v.E, blocks), kEach) * kEach;
-    return static_cast<size_t>(v.channels + 2 * width) * sizeof(float);
+// How many groups of rows make enough blocks of `blocks` a row.
+unsigned row_groups(int64_t B, int64_t blocks) {
+  const int64_t groups = ceil_div(kBlocks, blocks);
+  const int64_t most = B < kMaxGridZ ? B : kMaxGridZ;
+  return static_cast<unsigned>(groups < most ? groups : most);
+}
+
+template <class T>
+void project(Stream& stream, const char* name, const Project<T>& p) {
+  const int64_t slices = ceil_div(p.E, kSlice);
+  const auto run = [&]<int kOutputs>() {
+    const int64_t parts = ceil_div(p.outputs, kWarps * kOutputs);
+    const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(parts),
+                    row_groups(p.B, slices * parts));
+    with_type(p.weight.dtype, [&]<class W>() {
+      launch_early(stream, name, project_kernel<T, W, kOutputs>, grid, dim3(kThreads), 0, p);
+    });
   };
-  unsigned blocks = 8;
-  if (v.E >= kWide && fits_clusters_of_16(step_kernel<T, W>, dim3(kThreads), shared_of(16))) {
-    blocks = 16;
+  // More outputs a warp compute the convolution less often, fewer make more blocks.
+  if (p.B <= 2) {
+    run.template operator()<1>();
+  } else if (p.B <= 16) {
+    run.template operator()<4>();
+  } else {
+    run.template operator()<8>();
   }
-  const size_t bytes = shared_of(blocks);
-  launch_clusters(stream, name, step_kernel<T, W>, dim3(blocks, static_cast<unsigned>(v.B)),
-                  dim3(kThreads), bytes, blocks, v);
 }
 
 template <class T>
 void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matrix& x_weight,
            const Matrix& dt_weight) {
-  Args<T> v{};
-  v.B = a.B, v.E = a.E, v.N = a.N, v.R = a.R;
-  v.conv = step::conv_of(a, a.E);
+  const int64_t width = a.R + 2 * a.N, slices = ceil_div(a.E, kSlice);
+  float* partial = stream.scratch<float>(a.B * slices * width);
+  if (partial == nullptr) return;
+  const Conv conv = step::conv_of(a, a.E);
+  const bool round = a.product == Product::kBF16;
+  project(stream, name,
+          Project<T>{a.B, a.E, width, conv, a.xz.as<T>(), a.xz_stride, x_weight, round, partial});
+  Advance<T> v{};
+  v.B = a.B, v.E = a.E, v.N = a.N, v.R = a.R, v.slices = slices;
+  v.conv = conv;
   v.xz = a.xz.as<T>(), v.xz_stride = a.xz_stride;
-  v.x_weight = x_weight, v.dt_weight = dt_weight;
-  v.norms = a.norms, v.round = a.product == Product::kBF16;
-  v.norm_eps = static_cast<float>(a.norm_eps);
+  v.partial = partial;
+  v.norms = a.norms, v.round = round, v.norm_eps = static_cast<float>(a.norm_eps);
+  v.weight = dt_weight;
   v.dt_bias = a.dt_bias.as<float>(), v.A_t = a.A_t.as<float>(), v.D = a.D.as<float>();
   v.h = step::state_buf(a.ssm_state, a.state_stride);
   v.y = a.y.as<T>(), v.y_stride = a.y_stride;
-  with_type(x_weight.dtype, [&]<class W>() { launch_step<T, W>(stream, name, v); });
+  const auto run = [&]<int kParts>() {
+    const dim3 grid(static_cast<unsigned>(ceil_div(a.E, kThreads / kParts)),
+                    static_cast<unsigned>(a.B < kMaxGridZ ? a.B : kMaxGridZ));
+    with_type(dt_weight.dtype, [&]<class W>() {
+      launch_early(stream, name, advance_kernel<T, W, kParts>, grid, dim3(kThreads),
+                   static_cast<size_t>(width) * sizeof(float), v);
+    });
+  };
+  // Threads enough to fill the card, or to have done soon.
+  if (a.B * a.E >= kManyChannels) {
+    run.template operator()<2>();
+  } else {
+    run.template operator()<8>();
+  }
 }
 
-// Whether a block's share fits what it may use of shared memory.
-bool fits(const Mamba1StepArgs& a) {
-  const int64_t floats = ceil_div(a.E, 8) + kEach + 2 * (a.R + 2 * a.N);
-  return floats * static_cast<int64_t>(sizeof(float)) <= static_cast<int64_t>(kPlainShared);
+bool in_blocks(const PackedLinear* packed) {
+  return packed != nullptr && is_quantized(packed->dtype);
 }
 
 }  // namespace
@@ -318,12 +373,9 @@ bool fits(const Mamba1StepArgs& a) {
 void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   const char* name = "mamba1_step";
   if (a.B == 0 || a.E == 0) return;
-  const auto type_of = [](CBuf weight, const PackedLinear* packed) {
-    return packed != nullptr ? packed->dtype : weight.dtype;
-  };
-  const DType type = type_of(a.x_weight, a.x_packed);
-  if (!has_clusters(stream) || a.B > kMostRows || !fits(a) || is_quantized(type) ||
-      type_of(a.dt_weight, a.dt_packed) != type) {
+  // Of many rows the products are better done together.
+  constexpr int64_t kMostRows = 32;
+  if (a.B > kMostRows || in_blocks(a.x_packed) || in_blocks(a.dt_packed)) {
     step_in_sequence(cuda_kernels(), stream, a);
     return;
   }

@@ -3,6 +3,8 @@
 // and computes the convolution of what it needs: its own x, whose state it moves on, and B and C of
 // its group, which other blocks read too. The second moves the state of those on, and does the
 // gated norm and the gated MLP.
+#include <stdlib.h>
+
 #include "kernels/kernels.h"
 #include "kernels/ssd_cuda.cuh"
 #include "kernels/step.cuh"
@@ -54,7 +56,8 @@ struct Item {
 // The state lies in rows of N: kLanes lanes have a row, kVec neighbouring states each, and kRows
 // rows at once. A block has kThreads / kLanes * kRows rows of one head.
 template <class T, class State, int kRows, int kLanes, int kVec>
-__global__ void __launch_bounds__(kThreads) advance_kernel(const __grid_constant__ Advance<T> a) {
+__global__ void __launch_bounds__(kThreads, kRows == 4 ? 3 : 2)
+    advance_kernel(const __grid_constant__ Advance<T> a) {
   constexpr int kGroups = kThreads / kLanes, kBlockRows = kGroups * kRows, kHeld = 2;
   constexpr int kSweep = kLanes * kVec;
   extern __shared__ __align__(16) float shared_B[];  // B (N, to whole sweeps), C likewise
@@ -289,6 +292,9 @@ void advance(Stream& stream, const char* name, const Advance<T>& a, bool vectors
   } else if (a.s.N <= 64) {
     advance<T, State, 2, 16, 4>(stream, name, a);
   } else if (many) {
+    static const int M = getenv("MAMBA_X_M") ? atoi(getenv("MAMBA_X_M")) : 8;
+    if (M == 4) return advance<T, State, 4, 32, 4>(stream, name, a);
+    if (M == 2) return advance<T, State, 2, 32, 4>(stream, name, a);
     advance<T, State, 8, 32, 4>(stream, name, a);
   } else {
     advance<T, State, 2, 32, 4>(stream, name, a);

@@ -100,6 +100,15 @@ struct Window {
   }
 };
 
+// Brings the held part of a channel's state nearer.
+__device__ __forceinline__ void prefetch_window(const Conv& v, int64_t b, int64_t c) {
+#pragma unroll
+  for (int i = 0; i < kLast - 1; ++i) {
+    const int64_t j = v.K - kLast + i;
+    if (j >= 0) v.state.prefetch_at(b * v.state.stride + j * v.C + c);
+  }
+}
+
 // Sums over groups of `width` neighbouring lanes, of n values (powers of two, n <= width) at once:
 // a lane gets the sum of value (lane % width) / (width / n). Each is added up in the same order as
 // by warp_sum.
