@@ -374,7 +374,7 @@ void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   const char* name = "mamba1_step";
   if (a.B == 0 || a.E == 0) return;
   // Of many rows the products are better done together.
-  constexpr int64_t kMostRows = 32;
+  constexpr int64_t kMostRows = 16;
   if (a.B > kMostRows || in_blocks(a.x_packed) || in_blocks(a.dt_packed)) {
     step_in_sequence(cuda_kernels(), stream, a);
     return;

@@ -2,9 +2,8 @@
 // mamba2_step for CUDA in two kernels. In the first a block has some rows of the state of a head
 // and computes the convolution of what it needs: its own x, whose state it moves on, and B and C of
 // its group, which other blocks read too. The second moves the state of those on, and does the
-// gated norm and the gated MLP.
-#include <stdlib.h>
-
+// gated norm and the gated MLP. Of many sequences a kernel before these convolves everything once,
+// to the same bits.
 #include "kernels/kernels.h"
 #include "kernels/ssd_cuda.cuh"
 #include "kernels/step.cuh"
@@ -43,7 +42,25 @@ struct Advance {
   float dt_min, dt_max;
   void* S;
   int64_t s_stride;
+  const float* convolved;  // (B, C) where that is done before
 };
+
+// Everything that is convolved, into `out` (B, C), and the state of it moved on.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    convolve_kernel(const __grid_constant__ Step<T> s, float* out) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x, b = blockIdx.y;
+  if (c >= s.conv.C) return;
+  step::Taps taps;
+  taps.load(s.conv, c);
+  step::prefetch_window(s.conv, b, c);
+  wait_for_previous();
+  const float now = load(s.conv_input(b) + c);
+  step::Window window;
+  window.load(s.conv, b, c);
+  out[b * s.conv.C + c] = window.output<T>(s.conv, taps, b, c, now);
+  window.shift(s.conv, b, c, now);
+}
 
 // What a thread convolves: an element of B or C, or of x.
 struct Item {
@@ -55,8 +72,8 @@ struct Item {
 
 // The state lies in rows of N: kLanes lanes have a row, kVec neighbouring states each, and kRows
 // rows at once. A block has kThreads / kLanes * kRows rows of one head.
-template <class T, class State, int kRows, int kLanes, int kVec>
-__global__ void __launch_bounds__(kThreads, kRows == 4 ? 3 : 2)
+template <class T, class State, int kRows, int kLanes, int kVec, bool convolved>
+__global__ void __launch_bounds__(kThreads, convolved ? 4 : 2)
     advance_kernel(const __grid_constant__ Advance<T> a) {
   constexpr int kGroups = kThreads / kLanes, kBlockRows = kGroups * kRows, kHeld = 2;
   constexpr int kSweep = kLanes * kVec;
@@ -81,18 +98,24 @@ __global__ void __launch_bounds__(kThreads, kRows == 4 ? 3 : 2)
       item.channel = h * s.P + p0 + at - 2 * padded;
       item.D = a.D == nullptr ? 0.0f : a.D[a.D_has_hdim ? item.channel : h];
     }
-    if (item.channel >= 0) item.taps.load(s.conv, item.channel);
+    if (!convolved && item.channel >= 0) item.taps.load(s.conv, item.channel);
   };
   const auto fetch = [&](Item& item) {
     if (item.channel < 0) return;
-    item.now = load(s.conv_input(b) + item.channel);
-    item.window.load(s.conv, b, item.channel);
+    if constexpr (convolved) {
+      item.now = a.convolved[b * s.conv.C + item.channel];
+    } else {
+      item.now = load(s.conv_input(b) + item.channel);
+      item.window.load(s.conv, b, item.channel);
+    }
     if (item.at >= 2 * padded && gates) item.z = load(s.z(b) + item.channel);
   };
   const auto finish = [&](const Item& item) {
     const bool valid = item.channel >= 0;
-    const float v =
-        valid ? item.window.output<T>(s.conv, item.taps, b, item.channel, item.now) : 0.0f;
+    float v = valid ? item.now : 0.0f;
+    if constexpr (!convolved) {
+      if (valid) v = item.window.output<T>(s.conv, item.taps, b, item.channel, item.now);
+    }
     if (item.at < 2 * padded) {
       shared_B[item.at] = v;
     } else if (valid) {
@@ -100,7 +123,7 @@ __global__ void __launch_bounds__(kThreads, kRows == 4 ? 3 : 2)
       shared_x[row] = v;
       shared_skip[row] = item.D * v;
       shared_gate[row] = gates ? item.z * sigmoid<T>(item.z) : 1.0f;
-      item.window.shift(s.conv, b, item.channel, item.now);
+      if constexpr (!convolved) item.window.shift(s.conv, b, item.channel, item.now);
     }
   };
 
@@ -176,6 +199,7 @@ struct Finish {
   float eps;
   const float* weight;
   bool vectors;
+  int64_t moved;  // elements of B and C of the convolution's state
 };
 
 constexpr int kFinishThreads = 512;
@@ -254,7 +278,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     return;
   }
   wait_for_previous();
-  const int64_t BC = 2 * s.G * s.N;
+  const int64_t BC = a.moved;
   const int64_t i = (blockIdx.y - a.norms) * kFinishThreads + threadIdx.x;
   if (i < BC) {
     const int64_t c = s.heads() + i;
@@ -270,35 +294,42 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 // ---- Host ----
 
-template <class T, class State, int kRows, int kLanes, int kVec>
+template <class T, class State, int kRows, int kLanes, int kVec, bool convolved = false>
 void advance(Stream& stream, const char* name, const Advance<T>& a) {
   constexpr int64_t kSweep = kLanes * kVec, kBlockRows = kThreads / kLanes * kRows;
   const dim3 grid(static_cast<unsigned>(a.s.B), static_cast<unsigned>(a.s.H),
                   static_cast<unsigned>(ceil_div(a.s.P, kBlockRows)));
   const int64_t padded = ceil_div(a.s.N, kSweep) * kSweep;
-  launch_early(stream, name, advance_kernel<T, State, kRows, kLanes, kVec>, grid, dim3(kThreads),
-               static_cast<size_t>(2 * padded) * sizeof(float), a);
+  launch_early(stream, name, advance_kernel<T, State, kRows, kLanes, kVec, convolved>, grid,
+               dim3(kThreads), static_cast<size_t>(2 * padded) * sizeof(float), a);
 }
 
 template <class T, class State>
 void advance(Stream& stream, const char* name, const Advance<T>& a, bool vectors) {
-  // Two rows a warp make enough blocks for few sequences; with many, eight keep more on its way.
-  constexpr int64_t kManyBlocks = 2 * 132;
-  const bool many = a.s.B * a.s.H * ceil_div(a.s.P, 64) >= kManyBlocks;
+  // Two rows a warp make enough blocks for few sequences; with many, four keep more on its way.
   if (!vectors) {
     advance<T, State, 2, 32, 1>(stream, name, a);
-  } else if (a.s.N <= 64 && many) {
-    advance<T, State, 4, 16, 4>(stream, name, a);
+  } else if (a.s.N <= 64 && a.convolved != nullptr) {
+    advance<T, State, 4, 16, 4, true>(stream, name, a);
   } else if (a.s.N <= 64) {
     advance<T, State, 2, 16, 4>(stream, name, a);
-  } else if (many) {
-    static const int M = getenv("MAMBA_X_M") ? atoi(getenv("MAMBA_X_M")) : 8;
-    if (M == 4) return advance<T, State, 4, 32, 4>(stream, name, a);
-    if (M == 2) return advance<T, State, 2, 32, 4>(stream, name, a);
-    advance<T, State, 8, 32, 4>(stream, name, a);
+  } else if (a.convolved != nullptr) {
+    advance<T, State, 4, 32, 4, true>(stream, name, a);
   } else {
     advance<T, State, 2, 32, 4>(stream, name, a);
   }
+}
+
+// Of many sequences, into scratch memory.
+template <class T>
+float* convolve(Stream& stream, const char* name, const Step<T>& s) {
+  auto* out = stream.scratch<float>(s.B * s.conv.C);
+  if (out == nullptr) return nullptr;
+  launch_early(
+      stream, name, convolve_kernel<T>,
+      dim3(static_cast<unsigned>(ceil_div(s.conv.C, kThreads)), static_cast<unsigned>(s.B)),
+      dim3(kThreads), 0, s, out);
+  return out;
 }
 
 template <class T>
@@ -320,19 +351,22 @@ Step<T> step_of(const Mamba2StepArgs& a) {
 }
 
 template <class T>
-void finish(Stream& stream, const char* name, const Mamba2StepArgs& a) {
+void finish(Stream& stream, const char* name, const Mamba2StepArgs& a, bool convolved) {
   Finish<T> f{step_of<T>(a),
               a.gated_norm ? a.norm_groups : 0,
               0,
               static_cast<float>(a.norm_eps),
               a.norm_weight.as<float>(),
-              false};
+              false,
+              0};
   f.width = a.gated_norm ? a.H * a.P / a.norm_groups : 0;
   const int64_t bytes = 4 * static_cast<int64_t>(sizeof(T)), z_at = 2 * a.M;
   f.vectors = f.width % 4 == 0 && a.M % 4 == 0 && rows_aligned(a.y, a.H * a.P, bytes) &&
               rows_aligned(a.zx + z_at, a.zx_stride, bytes) &&
               rows_aligned(a.out, a.out_stride, bytes) && rows_aligned(a.norm_weight, 0, 16);
-  const int64_t rest = ceil_div(2 * a.G * a.N + a.M, kFinishThreads);
+  f.moved = convolved ? 0 : 2 * a.G * a.N;
+  const int64_t rest = ceil_div(f.moved + a.M, kFinishThreads);
+  if (f.norms + rest == 0) return;
   const dim3 grid(static_cast<unsigned>(a.B), static_cast<unsigned>(f.norms + rest));
   launch_early(stream, name, f.vectors ? finish_kernel<T, 4> : finish_kernel<T, 1>, grid,
                dim3(kFinishThreads), 0, f);
@@ -344,23 +378,29 @@ void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
   const char* name = "mamba2_step";
   if (a.B == 0 || a.H == 0) return;
   with_type(a.zx.dtype, [&]<class T>() {
-    const Advance<T> v{step_of<T>(a),
-                       a.dt_bias.as<float>(),
-                       a.A.as<float>(),
-                       a.D.as<float>(),
-                       a.D_has_hdim,
-                       static_cast<float>(a.dt_min),
-                       static_cast<float>(a.dt_max),
-                       a.ssm_state.data,
-                       a.state_stride};
+    Advance<T> v{step_of<T>(a),
+                 a.dt_bias.as<float>(),
+                 a.A.as<float>(),
+                 a.D.as<float>(),
+                 a.D_has_hdim,
+                 static_cast<float>(a.dt_min),
+                 static_cast<float>(a.dt_max),
+                 a.ssm_state.data,
+                 a.state_stride,
+                 nullptr};
     const bool vectors = a.N % 4 == 0 && rows_aligned(a.ssm_state, a.state_stride,
                                                       4 * dtype_size(a.ssm_state.dtype));
+    constexpr int64_t kManyBlocks = 96, kMostRows = 65535;
+    if (vectors && a.B <= kMostRows && a.B * a.H * ceil_div(a.P, 64) >= kManyBlocks) {
+      v.convolved = convolve(stream, name, v.s);
+      if (v.convolved == nullptr) return;
+    }
     if (a.ssm_state.dtype == DType::kBF16) {
       advance<T, bf16>(stream, name, v, vectors);
     } else {
       advance<T, float>(stream, name, v, vectors);
     }
-    finish<T>(stream, name, a);
+    finish<T>(stream, name, a, v.convolved != nullptr);
   });
 }
 

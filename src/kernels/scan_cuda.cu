@@ -74,10 +74,73 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
   store(w.y + b * w.y_stride + c, has_z ? gate<T>(y, z) : y);
 }
 
+// The same, to the same bits, where all channels share B and C of up to 16 states: a thread a
+// channel, for many of them.
+constexpr int kStepThreads = 128, kStepStates = 16;
+template <class T>
+__global__ void __launch_bounds__(kStepThreads)
+    channel_step_kernel(const __grid_constant__ Step<T> w) {
+  __shared__ float B[kStepStates], C[kStepStates];
+  const int64_t E = w.in.E, b = blockIdx.y;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kStepThreads + threadIdx.x;
+  const int64_t c = at < E ? at : E - 1;
+  const int N = static_cast<int>(w.in.N);
+  const float bias = w.in.delta_bias != nullptr ? w.in.delta_bias[c] : 0.0f;
+  const float D = w.in.D != nullptr ? w.in.D[c] : 0.0f;
+  float rate[kStepStates], h[kStepStates];
+#pragma unroll
+  for (int n = 0; n < kStepStates; ++n) rate[n] = n < N ? decay_rate(w.in.A_t[n * E + c]) : -1.0f;
+  wait_for_previous();
+  float* state = w.h + b * w.h_stride + c;
+#pragma unroll
+  for (int n = 0; n < kStepStates; ++n) h[n] = n < N ? state[n * E] : 0.0f;
+  const float u = load(w.in.u.data + b * w.in.u.stride + c);
+  float d = __fadd_rn(load(w.in.delta.data + b * w.in.delta.stride + c), bias);
+  const bool has_z = w.in.z.data != nullptr;
+  const float z = has_z ? load(w.in.z.data + b * w.in.z.stride + c) : 0.0f;
+  if (threadIdx.x < 2 * kStepStates) {
+    const int n = threadIdx.x % kStepStates;
+    const Rows<T>& from = threadIdx.x < kStepStates ? w.in.Bm : w.in.Cm;
+    (threadIdx.x < kStepStates ? B : C)[n] = n < N ? load(from.data + b * from.stride + n) : 0.0f;
+  }
+  __syncthreads();
+  if (at >= E) return;
+  if (w.in.softplus) d = softplus<T>(d);
+  const float du = __fmul_rn(d, u);
+  constexpr int kPart = Lanes<4>::kStates;
+  float sums[kStepStates / kPart];
+#pragma unroll
+  for (int part = 0; part < kStepStates / kPart; ++part) {
+    float mine[kPart], of_rate[kPart], of_B[kPart], of_C[kPart];
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) {
+      const int n = part * kPart + i;
+      mine[i] = h[n], of_rate[i] = rate[n], of_B[i] = B[n], of_C[i] = C[n];
+    }
+    advance(mine, of_rate, d, du, of_B);
+    sums[part] = lane_output(mine, of_C);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) {
+      const int n = part * kPart + i;
+      if (n < N) state[n * E] = mine[i];
+    }
+  }
+  const float sum = __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
+  const float y = fmaf(D, u, sum);
+  store(w.y + b * w.y_stride + c, has_z ? gate<T>(y, z) : y);
+}
+
 template <class T, int R>
 void step(Stream& stream, const ScanStepArgs& a) {
   Step<T> w{scan_input<T>(a), a.h.as<float>(), a.h_stride, a.y.as<T>(), a.y_stride};
   w.in.L = 1;
+  constexpr int64_t kManyChannels = 132 * 64, kMostRows = 65535;
+  if (a.N <= kStepStates && !w.in.constant && w.in.group == a.E && a.B <= kMostRows &&
+      a.B * a.E >= kManyChannels) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(a.E, kStepThreads)), static_cast<unsigned>(a.B));
+    launch_early(stream, "scan_step", channel_step_kernel<T>, grid, dim3(kStepThreads), 0, w);
+    return;
+  }
   const int64_t jobs = ceil_div(a.E, Lanes<R>::kChannels) * a.B;
   launch(stream, "scan_step", step_kernel<T, R>, dim3(static_cast<unsigned>(ceil_div(jobs, 4))),
          dim3(128), 0, w);
