@@ -180,6 +180,26 @@ void build_linear_forward(KernelCase& c) {
   c.run = [a](const Kernels& k, Stream& s) { k.linear_forward(s, *a); };
 }
 
+void build_norm_linear(KernelCase& c) {
+  const int64_t M = c.shape["M"], N = c.shape["N"], K = c.shape["K"];
+  auto a = std::make_shared<LinearArgs>();
+  a->M = M, a->N = N, a->K = K, a->product = product_of(c.shape);
+  a->weight = c.in(N * K);
+  RmsNormArgs norm{};
+  norm.rows = M, norm.dim = K, norm.eps = 1e-5;
+  norm.x = c.in(M * K), norm.x_stride = K;
+  norm.residual = c.in(M * K);
+  norm.weight = c.in(K);
+  norm.residual_out = c.out(M * K);
+  norm.y = c.room(M * K), norm.y_stride = K;
+  a->x = norm.y, a->x_stride = K;
+  a->y = c.out(M * N), a->y_stride = N;
+  c.terms = 2 * K;
+  c.cost.flops = product_flops(M, N, K) + 5.0 * static_cast<double>(M * K);
+  pack_before(c, N, K, a->weight, a);
+  c.run = [a, norm](const Kernels& k, Stream& s) { k.norm_linear(s, {norm, *a}); };
+}
+
 void build_linear_backward_input(KernelCase& c) {
   const int64_t M = c.shape["M"], N = c.shape["N"], K = c.shape["K"];
   LinearBackwardInputArgs a{};
@@ -329,6 +349,7 @@ std::vector<KernelEntry> dense_kernel_entries() {
       {"gated_norm_backward", grouped, build_gated_norm_backward},
       {"linear_rows", {{"rows", 512}, {"N", 50280}, {"K", kDim}, {"bf16", 0}}, build_linear_rows},
       {"linear_forward", product, build_linear_forward},
+      {"norm_linear", {{"M", 1}, {"N", 4 * kDim}, {"K", kDim}, {"bf16", 0}}, build_norm_linear},
       {"linear_backward_input", product, build_linear_backward_input},
       {"linear_backward_weight", product, build_linear_backward_weight},
       {"gate_forward", gate, build_gate_forward},

@@ -66,8 +66,11 @@ Grid grid_of(const SpeedFlags& f, const std::vector<std::string>& dtypes) {
   g.dtypes = dtype_list(f.dtypes, dtypes);
   g.threads = parse_int_ranges("--threads", f.threads, 0, 1024);
   g.depth = parse_int_ranges("--n-depth", f.depth, 0, kMostTokens);
-  g.batch = parse_int_ranges("--batch-size", f.batch, 1, kMostTokens);
-  g.ubatch = parse_int_ranges("--ubatch-size", f.ubatch, 1, kMostTokens);
+  // 0: what suits the device.
+  g.batch = f.batch.empty() ? std::vector<int64_t>{0}
+                            : parse_int_ranges("--batch-size", f.batch, 1, kMostTokens);
+  g.ubatch = f.ubatch.empty() ? std::vector<int64_t>{0}
+                              : parse_int_ranges("--ubatch-size", f.ubatch, 1, kMostTokens);
   g.sequences = parse_int_ranges("--batch-sizes", f.sequences, 1, 65536);
   g.prompt = parse_int_ranges("--n-prompt", f.prompt, 0, kMostTokens);
   g.gen = parse_int_ranges("--n-gen", f.gen, 0, kMostTokens);
@@ -211,9 +214,10 @@ class SpeedCommand {
         for (const int64_t ubatch : grid_.ubatch) {
           for (const int64_t sequences : grid_.sequences) {
             BenchRow row = first;
-            row.n_batch = batch;
-            row.n_ubatch = ubatch;
-            for (const SpeedTest& test : tests_of(depth, sequences, std::min(batch, ubatch))) {
+            row.n_ubatch = ubatch > 0 ? ubatch : bench.model.network().prefill_chunk();
+            row.n_batch = batch > 0 ? batch : std::max<int64_t>(2048, row.n_ubatch);
+            const int64_t chunk = std::min(row.n_batch, row.n_ubatch);
+            for (const SpeedTest& test : tests_of(depth, sequences, chunk)) {
               run_test(bench.model, test, row);
             }
           }
@@ -345,8 +349,10 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   list("--batch-sizes,--npl", &f->sequences, "Sequences together; t/s is of all");
   add_list(app, "--train", &f->train, "BxL[,BxL]", "Training steps: sequences x tokens")
       ->group("Tests");
-  list("-b,--batch-size", &f->batch, "Tokens of a prompt given at once");
-  list("--ubatch-size,--ub", &f->ubatch, "Tokens that go through the layers together");
+  list("-b,--batch-size", &f->batch,
+       "Tokens of a prompt given at once (default 2048, on a GPU 8192)");
+  list("--ubatch-size,--ub", &f->ubatch,
+       "Tokens that go through the layers together (default 512, on a GPU 8192)");
   add_int(app, "-r,--repetitions", &f->repetitions, 1, 10000, "Times that each test is timed")
       ->group("Tests");
   app.add_flag("--no-warmup", f->no_warm_up, "Time the first run too")->group("Tests");

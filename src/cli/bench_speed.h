@@ -16,7 +16,7 @@ namespace mamba::cli {
 struct SpeedFlags {
   std::vector<std::string> models;
   std::string prompt = "512", gen = "128", prompt_gen, depth = "0";
-  std::string batch = "2048", ubatch = "512", threads = "0", sequences = "1", train;
+  std::string batch, ubatch, threads = "0", sequences = "1", train;
   std::string dtypes = "f32", state_dtype = "f32", isa = "auto", output = "md";
   std::string device = "cpu";
   std::string output_err = "none";

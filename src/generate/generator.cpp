@@ -13,10 +13,6 @@
 namespace mamba {
 namespace {
 
-// Tokens of a prompt that one forward call takes: enough for full tiles of the matrix products, and
-// on a CPU its activations stay in cache for small models; a GPU has more to fill.
-int64_t prefill_chunk(Model& model) { return model.network().memory().on_host() ? 512 : 8192; }
-
 // The run of one call of Generator::generate.
 class Run {
  public:
@@ -196,7 +192,7 @@ bool Generator::prefill(Session& session, const std::vector<int32_t>& ids,
   }
   TextStream characters(session.pending);
   session.logits.resize(count > 0 ? static_cast<size_t>(vocab) : session.logits.size());
-  const int64_t chunk = prefill_chunk(*model_);
+  const int64_t chunk = model_->network().prefill_chunk();
   for (int64_t at = 0; at < count; at += chunk) {
     if (interrupted && interrupted()) return false;
     const int64_t length = std::min(chunk, count - at);

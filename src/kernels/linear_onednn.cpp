@@ -574,14 +574,9 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept try {
   fail_stream(stream, "linear_rows (oneDNN)");
 }
 
-// With these products.
-void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
+template <class Args>
+void in_sequence(Stream& stream, const Args& a) noexcept {
   step_in_sequence(onednn_kernels(), stream, a);
-}
-
-void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
-  onednn_kernels().rms_norm_forward(stream, a.norm);
-  onednn_kernels().linear_forward(stream, a.product);
 }
 
 }  // namespace onednn
@@ -595,8 +590,8 @@ const Kernels& onednn_kernels() {
     table.linear_backward_weight = onednn::linear_backward_weight;
     table.linear_pack = onednn::linear_pack;
     table.linear_rows = onednn::linear_rows;
-    table.mamba1_step = onednn::mamba1_step;
-    table.norm_linear = onednn::norm_linear;
+    table.mamba1_step = onednn::in_sequence<Mamba1StepArgs>;
+    table.norm_linear = onednn::in_sequence<NormLinearArgs>;
     return table;
   }();
   return kTable;

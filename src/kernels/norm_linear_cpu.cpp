@@ -5,9 +5,7 @@
 namespace mamba::MAMBA_ISA {
 
 void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
-  const Kernels& k = MAMBA_TABLE_OF(MAMBA_ISA)();
-  k.rms_norm_forward(stream, a.norm);
-  k.linear_forward(stream, a.product);
+  step_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
 }
 
 }  // namespace mamba::MAMBA_ISA

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // norm_linear for CUDA: one row in bf16 is normed by every warp for itself.
-#include "kernels/kernels.h"
 #include "kernels/linear_packed_cuda.cuh"
 #include "kernels/linear_rows_cuda.cuh"
+#include "kernels/step_sequence.h"
 
 namespace mamba::cuda {
 
@@ -15,8 +15,7 @@ void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
     stride = packed_stride(*packed);
   }
   if (multiply_normed_row(stream, "norm_linear", a, weight, stride)) return;
-  cuda_kernels().rms_norm_forward(stream, a.norm);
-  cuda_kernels().linear_forward(stream, a.product);
+  step_in_sequence(cuda_kernels(), stream, a);
 }
 
 }  // namespace mamba::cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mamba1_step and mamba2_step as sequences of a table's other kernels: what they mean, and how
-// backends run what they do not fuse. Included by *_ref, *_cpu and *_cuda files.
+// mamba1_step, mamba2_step and norm_linear as sequences of a table's other kernels: what they mean,
+// and how backends run what they do not fuse. Included by *_ref, *_cpu and *_cuda files.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -11,6 +11,11 @@
 
 namespace mamba {
 namespace {
+
+MAMBA_INLINE void step_in_sequence(const Kernels& k, Stream& stream, const NormLinearArgs& a) {
+  k.rms_norm_forward(stream, a.norm);
+  k.linear_forward(stream, a.product);
+}
 
 MAMBA_INLINE void step_linear(const Kernels& k, Stream& stream, const Mamba1StepArgs& a, CBuf x,
                               int64_t x_stride, CBuf weight, const PackedLinear* packed, int64_t N,

@@ -78,6 +78,9 @@ class Network {
 
   // Training from fresh states: adds grad_scale * d(sum of nll)/d(parameters) to gradients().
   LossSum forward_backward(const Batch& batch, double grad_scale, const StepOptions& options = {});
+  // Tokens of a prompt to give to one forward: enough for full tiles of the matrix products, and on
+  // a CPU its activations stay in cache for small models; a GPU has more to fill.
+  int64_t prefill_chunk() const { return memory().on_host() ? 512 : 8192; }
   // Forward alone from `state` (null: fresh) to `state`. logits as in Model::forward, in real();
   // nll (B, L) in real() where targets are given; either may be null, and both are the host's.
   LossSum forward(const Batch& batch, State* state, Logits want, Buf logits, Buf nll);
