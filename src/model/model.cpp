@@ -83,6 +83,8 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
   std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
   const std::vector<DType> kept =
       load_weights(*network, folder, true, {}, options.dtype, options.dequantize);
+  settle_rates(*network);
+  network->parameters_changed(true);
   if (!kept.empty() && options.on_warning && options.dtype != DType::kF32) {
     std::string types;
     for (const DType type : kept)
@@ -112,6 +114,7 @@ Model Model::create(const Config& config, uint64_t seed, const ModelOptions& opt
   } else {
     initialize(*network, seed);
   }
+  settle_rates(*network);
   network->parameters_changed(true);
   return Model(std::move(network));
 }

@@ -63,6 +63,24 @@ void initialize(Network& network, uint64_t seed) {
   flat.write_back();
 }
 
+float settled(float A_log) {
+  const float A = static_cast<float>(std::exp(static_cast<double>(A_log)));
+  return static_cast<float>(std::log(static_cast<double>(A)));
+}
+
+void settle_rates(Network& network) {
+  if (network.device().real() != DType::kF32) return;
+  std::vector<float> values;
+  for (size_t i = 0; i < network.table().specs().size(); ++i) {
+    const ParamSpec& spec = network.table().specs()[i];
+    if (!spec.name.ends_with(".A_log")) continue;
+    values.resize(static_cast<size_t>(spec.count));
+    network.get_rows(static_cast<int>(i), 0, spec.shape[0], values.data());
+    std::transform(values.begin(), values.end(), values.begin(), settled);
+    network.set_parameter(static_cast<int>(i), CBuf(values.data()));
+  }
+}
+
 void write_flat(const float* values, int64_t count, Buf flat) {
   with_float(flat.dtype, [&]<class T>() {
     for (int64_t i = 0; i < count; ++i) flat.as<T>()[i] = static_cast<T>(values[i]);

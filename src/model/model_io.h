@@ -39,6 +39,18 @@ void save_model(const Network& network, const std::string& folder, DType dtype);
 
 // The start of a training run; parameters_changed() is to follow.
 void initialize(Network& network, uint64_t seed);
+
+// Of all A_log that mean the same rate A = -exp(A_log) in f32, the one that a file which holds A
+// (GGUF, mamba.c) is read as: ln(-A), rounded. Kernels compute with A alone, so nothing changes but
+// that a model has one fingerprint in all forms of files, and its states go from one to another.
+//
+// Rounding ln(-A) moves it by half an ulp. From |A_log| = 1 on, where an ulp of it is a relative
+// step of A or more, it comes back as it was; below 1 half an ulp is at most 2^-25, which is no
+// more than half a step of A, so that A comes back.
+float settled(float A_log);
+// Does that to a network whose values are f32; parameters_changed() is to follow.
+void settle_rates(Network& network);
+
 // Values in f32 or f64.
 void write_flat(const float* values, int64_t count, Buf flat);
 

@@ -117,8 +117,9 @@ def floats(count, rng, scale):
     return struct.pack(f"<{count}f", *(rng.uniform(-scale, scale) for _ in range(count)))
 
 
-def byte_model(program, folder, seed=1, **changes):
-    """A model over bytes with random weights; the tensors are those that `inspect` expects."""
+def byte_model(program, folder, seed=1, scale=0.8, **changes):
+    """A model over bytes with random weights up to `scale`; the tensors are those that `inspect`
+    expects."""
     write(f"{folder}/config.json", json.dumps({**BYTES, **changes}))
     result = subprocess.run([program, "inspect", folder, "--json"], capture_output=True, check=True)
     rng = random.Random(seed)
@@ -127,6 +128,6 @@ def byte_model(program, folder, seed=1, **changes):
         count = 1
         for size in tensor["shape"]:
             count *= size
-        tensors[tensor["name"]] = ("F32", tensor["shape"], floats(count, rng, 0.8))
+        tensors[tensor["name"]] = ("F32", tensor["shape"], floats(count, rng, scale))
     write(f"{folder}/model.safetensors", safetensors(tensors))
     return folder

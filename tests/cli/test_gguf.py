@@ -224,6 +224,33 @@ def check_dtype_of_blocks():
     assert len(set(prints.values())) == 3, prints
 
 
+def check_states_move():
+    """A state written under --dtype goes on under the file that quantize makes, and back."""
+    ids = ",".join(map(str, range(40, 90)))
+
+    def taken(model, *more):
+        return read_json("generate", "-m", model, "-n", "24", "--temp", "0", "--ignore-eos", *more)["ids"]
+
+    models.byte_model(PROGRAM, "states-1", scale=0.3, d_model=256)
+    models.byte_model(PROGRAM, "states-2", scale=0.3, d_model=256, ssm_cfg={
+        "layer": "Mamba2", "d_state": 16, "headdim": 32, "ngroups": 2})
+    models.byte_model(PROGRAM, "states-3", d_model=96)  # whose types of 256 become others
+    for model in ("states-1", "states-2", "states-3"):
+        for kind in ("f32", "f16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0",
+                     "iq4_nl"):
+            run("quantize", model, "moved.gguf", kind, "--force")
+            ways = [("moved.gguf",), (model, "--dtype", kind)]
+            for here, there in (ways, ways[::-1]):
+                begun = taken(*here, "--prompt-ids", ids, "--state-out", "state")
+                more = [taken(*way, "--state-in", "state", "--prompt-ids", "7,8") for way in (here, there)]
+                assert more[0] == more[1] and begun, (model, kind, more)
+    # What truly is another model is refused still.
+    run("quantize", "states-1", "moved.gguf", "q4_0", "--force", "--tensor-type", "blk.1.ssm_out=q8_0")
+    taken("states-1", "--dtype", "q4_0", "--prompt-ids", ids, "--state-out", "state")
+    assert "use the model that the state was made with" in error_of(
+        "generate", "-m", "moved.gguf", "--state-in", "state", "-n", "1", "--prompt-ids", "7")
+
+
 def check_license():
     """From the card into the file, and from the file into cards where there is none beside it."""
     models.byte_model(PROGRAM, "licensed")
@@ -269,6 +296,7 @@ def main():
         check_width_of_llama_cpp()
         check_flags_of_llama_quantize()
         check_dtype_of_blocks()
+        check_states_move()
         check_license()
         check_tokenizer()
         os.chdir("/")
