@@ -57,10 +57,15 @@ int ParamTable::add(ParamSpec spec) {
   return static_cast<int>(specs_.size()) - 1;
 }
 
-void ParamTable::initialize(const Config& config, uint64_t seed, float* flat) const {
+void ParamTable::initialize(const Config& config, uint64_t seed, float* flat,
+                            const std::function<bool()>& interrupted) const {
+  constexpr int64_t kOften = 1 << 16;  // a millisecond or two
   for (const ParamSpec& spec : specs_) {
     const CounterRng rng(seed, name_hash(spec.name));
     for (int64_t i = 0; i < spec.count; ++i) {
+      if (i % kOften == 0 && interrupted && interrupted()) {
+        fail(ErrorCode::kCancelled, "interrupted");
+      }
       flat[spec.offset + i] = static_cast<float>(initial_value(spec, config, rng, i));
     }
   }
