@@ -16,6 +16,15 @@ namespace mamba {
 
 class Network;
 
+// Matrices in blocks as the CPU computes with them, kept in a file for the next load: results are
+// the same by a bit. Files that are stale or damaged are made anew; none is ever needed.
+struct WeightCache {
+  bool use = false;          // look for a file, and make one
+  double after_seconds = 1;  // that preparing the matrices took at least, for one to be made
+  std::string folder;        // for files where the model's folder takes none; "": then none
+  std::function<void(const std::string&)> on_note = {};  // told what was found, made, or why not
+};
+
 struct ModelOptions {
   std::string device = "cpu";  // "cpu", "cpu:base", "cpu:avx2", "cpu:avx512", "cpu:avx512_bf16",
                                // "cpu:onednn", "ref", "ref64"
@@ -29,6 +38,9 @@ struct ModelOptions {
   DType state_dtype = DType::kF32;  // kF32 or kBF16: type of the states that new_state makes
   // Told what a config file says that changes nothing here, or that is read otherwise elsewhere.
   std::function<void(const std::string&)> on_warning = {};
+  WeightCache cache = {};
+  // Asked from all threads while weights are quantised; true ends load() with `cancelled`.
+  std::function<bool()> interrupted = {};
 };
 
 enum class Logits { kNone, kLast, kAll };

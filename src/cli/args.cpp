@@ -237,11 +237,29 @@ void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype) {
                "Type of the weight matrices and their products; in 4 to 8 bits they are quantised "
                "on loading. Not given: blocks of a file stay as they are")
         ->each([options](const std::string&) { options->dtype_given = true; });
+    add_cache_options(app, options);
   }
   add_device(app, &options->device);
   app.add_flag("--list-devices", options->list_devices,
                "List what this machine can run on, and end");
   add_gpu_layers(app);
+}
+
+void add_cache_options(CLI::App& app, RunOptions* options, bool with_verbose) {
+  options->cache = true;
+  app.add_flag("!--no-cache", options->cache,
+               "Keep no file of prepared weights beside the model, and use none");
+  add_number(app, "--cache-after", &options->cache_after, 0, 1e6,
+             "Seconds of preparing weights from which on they are kept for the next load");
+  if (with_verbose) app.add_flag("-v,--verbose", options->verbose, "Notes about such files");
+}
+
+std::string user_cache_folder() {
+  for (const auto& [variable, below] : {std::pair("XDG_CACHE_HOME", ""), {"HOME", "/.cache"}}) {
+    const char* value = std::getenv(variable);
+    if (value != nullptr && value[0] == '/') return std::string(value) + below + "/mamba-cpp";
+  }
+  return "";
 }
 
 void add_state_dtype(CLI::App& app, RunOptions* options) {
@@ -269,6 +287,15 @@ ModelOptions model_options(const RunOptions& options) {
     std::fprintf(stderr, "warning: threads are not pinned: fewer cores, or OpenMP binds them\n");
   }
   model.state_dtype = options.state_dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  model.cache.use = options.cache;
+  model.cache.after_seconds = options.cache_after;
+  model.cache.folder = user_cache_folder();
+  if (options.verbose) {
+    model.cache.on_note = [](const std::string& note) {
+      std::fprintf(stderr, "note: %s\n", note.c_str());
+    };
+  }
+  model.interrupted = [] { return interrupted(); };
   model.on_warning = [](const std::string& warning) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   };

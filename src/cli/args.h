@@ -61,12 +61,20 @@ struct RunOptions {
   bool list_devices = false;   // answered before the command runs
   std::string device = "cpu";  // or "cuda", "cuda:N"
   bool dtype_given = false;    // then blocks of a file become dtype too
+  bool cache = false;          // panels of blocks are kept beside the model: add_cache_options
+  bool verbose = false;        // notes about them
+  double cache_after = 1;      // seconds
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
 DType weight_dtype_of(const std::string& name);
 void add_device(CLI::App& app, std::string* device);
 void add_run_options(CLI::App& app, RunOptions* options, bool with_dtype = true);
+// --no-cache, --cache-after and, where the command has no such flag, --verbose; in add_run_options
+// where there is a --dtype.
+void add_cache_options(CLI::App& app, RunOptions* options, bool with_verbose = true);
+// Where files of panels go that cannot stand beside their model; "" without a home.
+std::string user_cache_folder();
 // --state-dtype of commands that carry states from token to token.
 void add_state_dtype(CLI::App& app, RunOptions* options);
 ModelOptions model_options(const RunOptions& options);
@@ -120,7 +128,7 @@ void expect_state_place(const std::string& flag, const std::string& path, const 
 // From now on Ctrl-C only sets a flag and ends a wait for input (EINTR); a second one ends the
 // process at once.
 void catch_interrupt();
-// The same of SIGTERM too, for commands that remove what they have begun to write.
+// The same of SIGTERM too, for commands that remove what they have begun to write, or end a report.
 void catch_interrupt_and_sigterm();
 // From now on these signals end the process again; throws cancelled if one has come meanwhile.
 void release_interrupt();

@@ -101,7 +101,7 @@ class SpeedCommand {
   }
 
   int run() {
-    catch_interrupt();
+    catch_interrupt_and_sigterm();
     try {
       run_grid();
     } catch (const Error& error) {
@@ -125,6 +125,9 @@ class SpeedCommand {
           run.dtype_given = flags_.dtype_given;
           run.device = flags_.device;
           run.pin = flags_.pin;
+          run.cache = flags_.caching.cache;
+          run.cache_after = flags_.caching.cache_after;
+          run.verbose = flags_.verbose;
           run_inference(path, run);
           run_training(path, run);
         }
@@ -361,6 +364,7 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   app.add_flag("--pin", f->pin, "Bind each thread to a physical core of its own");
   add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of the recurrent states");
+  add_cache_options(app, &f->caching, false);
   add_device(app, &f->device);
   add_gpu_layers(app);
   add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl", "sql"},

@@ -108,7 +108,7 @@ int run_kl(const KlFlags& flags) {
       require_tokenizer(flags.model, model.config(), "eval kl");
   expect_same_ids(*tokenizer, *other, flags);
   FileTokens tokens(flags.file, *tokenizer, "eval kl");
-  catch_interrupt();
+  catch_interrupt_and_sigterm();
   EvalProgress progress;
   options.progress = text_progress(progress, tokens);
   const DivergenceResult result = evaluate_divergence(

@@ -55,7 +55,7 @@ int run_ppl(const PplFlags& flags) {
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, model.config(), "eval ppl");
   FileTokens tokens(flags.file, *tokenizer, "eval ppl");
-  catch_interrupt();
+  catch_interrupt_and_sigterm();
   EvalProgress progress;
   options.progress = text_progress(progress, tokens);
   const PerplexityResult result = evaluate_perplexity(

@@ -204,7 +204,7 @@ int run_tasks(const TasksFlags& flags) {
   Model model = Model::load(flags.model, model_options(flags.run));
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, model.config(), "eval tasks");
-  catch_interrupt();
+  catch_interrupt_and_sigterm();
   const std::vector<TaskResult> results =
       run_all(flags, model, *tokenizer, tasks, output ? &*output : nullptr);
   const bool partial = results.size() < tasks.size() || results.back().partial();
@@ -215,7 +215,7 @@ int run_tasks(const TasksFlags& flags) {
                replaces ? "stays as it was" : "is not written");
   }
   print(flags, model, *tokenizer, results, partial);
-  return partial ? 130 : 0;
+  return partial ? interrupt_exit_code() : 0;
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ int run_imatrix(const ImatrixFlags& flags) {
   options.max_chunks = flags.chunks;
   options.dataset = card_name(flags.file);
   EvalProgress progress;
-  catch_interrupt();
+  catch_interrupt_and_sigterm();
   options.progress = [&](int64_t chunks) {
     return progress.update(fmt::format("{} chunks", chunks), tokens.share_read());
   };

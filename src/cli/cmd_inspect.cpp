@@ -19,6 +19,7 @@
 #include "formats/config_fields.h"
 #include "formats/hf_config.h"
 #include "formats/weight_files.h"
+#include "model/panel_cache.h"
 #include "model/parameter_table.h"
 #include "model/size_estimate.h"
 
@@ -110,21 +111,50 @@ std::vector<FileLine> weight_file_sizes(const std::string& path) {
   return files;
 }
 
+std::vector<FileLine> cache_sizes(const std::string& path) {
+  std::vector<FileLine> files;
+  std::error_code ignored;
+  for (const std::string& file : panel_files(path, user_cache_folder())) {
+    const std::uintmax_t bytes = std::filesystem::file_size(file, ignored);
+    if (!ignored) files.push_back({file, static_cast<int64_t>(bytes)});
+  }
+  return files;
+}
+
 struct Inspection {
   std::vector<std::string> warnings;
   Config config;
   bool weights = false;
   std::vector<FileLine> files;      // of weights
+  std::vector<FileLine> caches;     // of prepared weights, by path
   std::vector<TensorLine> tensors;  // as stored; those of the configuration without good weights
   std::optional<Error> problem;     // why the weights cannot be read
   int64_t parameters = 0;
   SizeEstimate sizes;
+  int64_t inference_stored = 0;  // bytes with matrices in the types of a file in blocks; else 0
 };
+
+// The memory of inference where matrices stay in the blocks that the files have them in.
+int64_t stored_inference(const Inspection& r) {
+  int64_t matrices = 0;
+  bool blocks = false;
+  const ParamTable table = parameter_table(r.config);
+  for (const ParamSpec& spec : table.specs()) {
+    if (!spec.matrix) continue;
+    const auto stored = std::find_if(r.tensors.begin(), r.tensors.end(),
+                                     [&](const TensorLine& t) { return t.name == spec.name; });
+    const DType type = stored == r.tensors.end() ? DType::kF32 : stored->dtype;
+    matrices += dtype_bytes(type, spec.count);
+    blocks = blocks || is_quantized(type);
+  }
+  return blocks ? r.sizes.inference(0) + matrices : 0;
+}
 
 double mib(int64_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
 
 OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
   OrderedJson config, tensors = OrderedJson::array(), files = OrderedJson::array();
+  OrderedJson caches = OrderedJson::array();
   for (const ConfigField& field : config_fields()) {
     if (is_read(field, r.config)) config[field.name] = field_to_json(field, r.config);
   }
@@ -132,6 +162,7 @@ OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
     tensors.push_back({{"name", t.name}, {"dtype", dtype_name(t.dtype)}, {"shape", t.shape}});
   }
   for (const FileLine& f : r.files) files.push_back({{"name", f.name}, {"bytes", f.bytes}});
+  for (const FileLine& f : r.caches) caches.push_back({{"path", f.name}, {"bytes", f.bytes}});
   const MemoryPlan& t = r.sizes.training;
   OrderedJson json = {
       {"path", flags.path},
@@ -140,6 +171,7 @@ OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
       {"parameters", r.parameters},
       {"weights", r.weights && !r.problem},
       {"files", files},
+      {"prepared_weights", caches},
       {"tensors", tensors},
       {"state_bytes_per_sequence", r.sizes.state_bytes()},
       {"memory",
@@ -156,6 +188,7 @@ OrderedJson to_json(const InspectFlags& flags, const Inspection& r) {
           {"total_bytes", t.total()}}}}},
       {"warnings", r.warnings},
   };
+  if (r.inference_stored > 0) json["memory"]["inference_stored_bytes"] = r.inference_stored;
   if (r.problem) {
     json["error"] = {{"message", r.problem->what()},
                      {"type", error_code_name(r.problem->code())},
@@ -176,6 +209,10 @@ std::string to_text(const InspectFlags& flags, const Inspection& r) {
   for (const FileLine& f : r.files) {
     text += fmt::format("  {:<24} {} bytes\n", printable(f.name), f.bytes);
   }
+  if (!r.caches.empty()) text += "\nprepared weights, made anew when they are missing\n";
+  for (const FileLine& f : r.caches) {
+    text += fmt::format("  {} {} bytes\n", printable(f.name, 200), f.bytes);
+  }
   text += fmt::format("\ntensors ({})\n", r.problem   ? "of the configuration"
                                           : r.weights ? "as stored"
                                                       : "no weights here");
@@ -185,6 +222,10 @@ std::string to_text(const InspectFlags& flags, const Inspection& r) {
   }
   text += fmt::format("\nparameters           {}\nstate                {} bytes a sequence\n",
                       r.parameters, r.sizes.state_bytes());
+  if (r.inference_stored > 0) {
+    text += fmt::format("memory, inference    {:.1f} MiB in the types of the file\n",
+                        mib(r.inference_stored));
+  }
   text += fmt::format("memory, inference    {:.1f} MiB in f32, {:.1f} MiB in bf16\n",
                       mib(r.sizes.inference(4)), mib(r.sizes.inference(2)));
   text += fmt::format("memory, training     {:.1f} MiB a step of {} x {} tokens\n",
@@ -212,9 +253,11 @@ int run_inspect(const InspectFlags& flags) {
   r.weights = has_weights(flags.path);
   if (r.weights) r.files = weight_file_sizes(flags.path);
   read_tensors(flags.path, &r);
+  if (r.weights && !r.problem) r.caches = cache_sizes(flags.path);
   r.parameters = parameter_count(r.config);
   r.sizes =
       estimate_sizes(r.config, *Device::create(), Product::kF32, flags.batch_size, flags.seq_len);
+  if (r.weights && !r.problem) r.inference_stored = stored_inference(r);
   write_output(flags.json ? json_text(to_json(flags, r)) : to_text(flags, r));
   if (!r.problem) return 0;
   // The object above has it with --json: that must stay one object.

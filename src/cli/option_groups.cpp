@@ -166,6 +166,8 @@ constexpr std::array kFlags = std::to_array<GroupedFlag>({
     {"--seconds", "Run"},
     {"--progress", "Run", kRare},
     {"--verbose", "Run", kRare},
+    {"--no-cache", "Run", kRare},
+    {"--cache-after", "Run", kRare},
     {"--cold", "Run"},
     {"--profile", "Run"},
     {"--dtype", "Run"},

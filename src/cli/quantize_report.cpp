@@ -59,8 +59,8 @@ std::string quantize_table(const QuantizeReport& report) {
   }
   text += "\n";
   for (const auto& [type, sum] : by_type(r)) {
-    text += fmt::format("{:<6} {:>5} tensors {:>10.3f} MiB\n", dtype_name(type), sum.tensors,
-                        mib(sum.bytes));
+    text += fmt::format("{:<6} {:>5} {:<7} {:>10.3f} MiB\n", dtype_name(type), sum.tensors,
+                        sum.tensors == 1 ? "tensor" : "tensors", mib(sum.bytes));
   }
   text +=
       fmt::format("all    {:>5} tensors {:>10.3f} MiB, {:.2f} bits a weight, before {:.3f} MiB\n",
@@ -127,8 +127,8 @@ std::string quantize_card(const QuantizeReport& report) {
   facts.carried = carried_facts(report.in, narrower ? Descent::kNarrowed : Descent::kSame);
   std::string types;
   for (const auto& [type, sum] : by_type(r)) {
-    types +=
-        fmt::format("{}{} tensors in {}", types.empty() ? "" : ", ", sum.tensors, dtype_name(type));
+    types += fmt::format("{}{} tensor{} in {}", types.empty() ? "" : ", ", sum.tensors,
+                         sum.tensors == 1 ? "" : "s", dtype_name(type));
   }
   std::string text =
       card_front_matter(r.config, facts) + card_heading(r.config, parameter_count(r.config)) +

@@ -32,9 +32,9 @@ class SafetensorsFile : public TensorTable {
 using TensorMetadata = std::map<std::string, std::string>;
 
 // One file, atomically. The order is canonical (larger dtypes first, then by name) whatever the
-// order of `tensors`; names must differ.
+// order of `tensors`; names must differ. The first tensor begins at a multiple of `alignment`.
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
-                       const TensorMetadata& metadata = {});
+                       const TensorMetadata& metadata = {}, int64_t alignment = 8);
 
 // The bytes of such a file.
 std::string safetensors_bytes(const std::vector<TensorData>& tensors,

@@ -63,9 +63,9 @@ std::vector<const TensorData*> canonical_order(const std::vector<TensorData>& te
 }
 
 // {"__metadata__":{...},"name":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},...}, padded by
-// spaces to a multiple of 8 so that the tensors start aligned.
-std::string make_header(const std::vector<const TensorData*>& order,
-                        const TensorMetadata& metadata) {
+// spaces so that the tensors, 8 bytes behind its begin, start at a multiple of `alignment`.
+std::string make_header(const std::vector<const TensorData*>& order, const TensorMetadata& metadata,
+                        int64_t alignment = 8) {
   std::string header = "{";
   if (!metadata.empty()) header += "\"__metadata__\":" + to_json(metadata);
   int64_t at = 0;
@@ -77,7 +77,8 @@ std::string make_header(const std::vector<const TensorData*>& order,
     at = end;
   }
   header += "}";
-  header.append((8 - header.size() % 8) % 8, ' ');
+  const auto a = static_cast<size_t>(alignment);
+  header.append((a - (header.size() + 8) % a) % a, ' ');
   return header;
 }
 
@@ -95,9 +96,9 @@ void check_names(const std::vector<TensorData>& tensors) {
 }
 
 void append_all(AtomicFile& file, const std::vector<TensorData>& tensors,
-                const TensorMetadata& metadata) {
+                const TensorMetadata& metadata, int64_t alignment = 8) {
   const std::vector<const TensorData*> order = canonical_order(tensors);
-  const std::string header = make_header(order, metadata);
+  const std::string header = make_header(order, metadata, alignment);
   char length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
   file.append(length, sizeof length);
@@ -126,10 +127,10 @@ std::string safetensors_bytes(const std::vector<TensorData>& tensors,
 }
 
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
-                       const TensorMetadata& metadata) {
+                       const TensorMetadata& metadata, int64_t alignment) {
   check_names(tensors);
   AtomicFile file(path);
-  append_all(file, tensors, metadata);
+  append_all(file, tensors, metadata, alignment);
   file.commit();
 }
 

@@ -141,11 +141,9 @@ void pack_panel(DType type, const char* weight, int64_t row_bytes, int64_t rows,
   }
 }
 
-}  // namespace
-
-PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, int64_t K) {
-  const int64_t count = (N + kRows - 1) / kRows, size = panel_bytes(layout_of(type), K);
-  const int64_t bytes = count * size;
+// With panels that are not filled; null when out of memory, which the stream then says.
+PackedLinear* allocate(Stream& stream, DType type, int64_t N, int64_t K) {
+  const int64_t bytes = (N + kRows - 1) / kRows * panel_bytes(layout_of(type), K);
   auto* packed = static_cast<PackedLinear*>(malloc(sizeof(PackedLinear)));
   char* data = static_cast<char*>(stream.take(stream, bytes));
   if (packed == nullptr || data == nullptr) {
@@ -157,6 +155,17 @@ PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, in
     }
     return nullptr;
   }
+  *packed = {N, K, kPanelMark, Product::kF32, type, data, bytes, nullptr};
+  return packed;
+}
+
+}  // namespace
+
+PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, int64_t K) {
+  PackedLinear* packed = allocate(stream, type, N, K);
+  if (packed == nullptr) return nullptr;
+  const int64_t size = panel_bytes(layout_of(type), K), count = packed->bytes / size;
+  char* data = static_cast<char*>(packed->data);
   const int64_t row_bytes = dtype_bytes(type, K);
 #pragma omp parallel for num_threads(stream.threads) schedule(static)
   for (int64_t p = 0; p < count; ++p) {
@@ -164,7 +173,18 @@ PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, in
     pack_panel(type, static_cast<const char*>(blocks) + p * kRows * row_bytes, row_bytes, rows, K,
                data + p * size);
   }
-  *packed = {N, K, kPanelMark, Product::kF32, type, data, bytes, nullptr};
+  return packed;
+}
+
+PackedLinear* copy(Stream& stream, DType type, const void* panels, int64_t N, int64_t K) {
+  PackedLinear* packed = allocate(stream, type, N, K);
+  if (packed == nullptr) return nullptr;
+  const int64_t size = panel_bytes(layout_of(type), K), count = packed->bytes / size;
+#pragma omp parallel for num_threads(stream.threads) schedule(static)
+  for (int64_t p = 0; p < count; ++p) {
+    memcpy(static_cast<char*>(packed->data) + p * size, static_cast<const char*>(panels) + p * size,
+           static_cast<size_t>(size));
+  }
   return packed;
 }
 

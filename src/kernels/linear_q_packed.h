@@ -76,6 +76,8 @@ MAMBA_INLINE int64_t panel_bytes(const Layout& l, int64_t K) {
 // linear_q_pack and linear_q_rows of all CPU backends (linear_q_pack.cpp). Null when out of memory,
 // which the stream then says.
 PackedLinear* pack(Stream& stream, DType type, const void* blocks, int64_t N, int64_t K);
+// The same from panels that were packed before.
+PackedLinear* copy(Stream& stream, DType type, const void* panels, int64_t N, int64_t K);
 // Row `row` of W in f32, as dequantize gives it.
 void read_row(const PackedLinear& packed, int64_t row, float* out);
 

@@ -81,8 +81,7 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
     for (const std::string& warning : warnings) options.on_warning(warning);
   }
   std::unique_ptr<Network> network = make_network(config, options, Matrices::kPackedOnly);
-  const std::vector<DType> kept =
-      load_weights(*network, folder, true, {}, options.dtype, options.dequantize);
+  const std::vector<DType> kept = load_weights(*network, folder, true, {}, options);
   settle_rates(*network);
   network->parameters_changed(true);
   if (!kept.empty() && options.on_warning && options.dtype != DType::kF32) {
@@ -106,10 +105,11 @@ Model Model::create(const Config& config, uint64_t seed, const ModelOptions& opt
   if (blocks) {
     std::vector<float> values(static_cast<size_t>(network->table().flat_count()));
     const ParamTable& table = network->table();
-    table.initialize(config, seed, values.data(), network->device().host_threads());
+    table.initialize(config, seed, values.data(), network->device().host_threads(),
+                     options.interrupted);
     for (size_t i = 0; i < table.specs().size(); ++i) {
       set_weight(*network, static_cast<int>(i), values.data() + table.specs()[i].offset,
-                 options.dtype);
+                 options.dtype, options.interrupted);
     }
   } else {
     initialize(*network, seed);

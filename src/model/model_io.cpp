@@ -3,6 +3,7 @@
 #include "model/model_io.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 
@@ -14,6 +15,7 @@
 #include "formats/weight_files.h"
 #include "kernels/with_float.h"
 #include "model/check_tensors.h"
+#include "model/panel_cache.h"
 #include "model/weight_types.h"
 
 namespace mamba {
@@ -44,6 +46,18 @@ void grow_rows(const ParamSpec& spec, const VocabularyGrowth& growth, float* val
       values[r * D + d] = static_cast<float>(mean + noise * normal);
     }
   }
+}
+
+// What each parameter is held in: as the file has it in blocks, or as the options want it.
+std::vector<DType> held_types(const Network& network, const WeightFiles& files,
+                              const ModelOptions& options) {
+  std::vector<DType> types;
+  for (const ParamSpec& spec : network.table().specs()) {
+    const DType stored = files.get(spec.name).dtype;
+    const bool stays = is_quantized(stored) && (!options.dequantize || is_quantized(options.dtype));
+    types.push_back(stays ? stored : weight_type(network.config(), spec, options.dtype));
+  }
+  return types;
 }
 
 }  // namespace
@@ -88,35 +102,53 @@ void write_flat(const float* values, int64_t count, Buf flat) {
 }
 
 std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
-                                const VocabularyGrowth& growth, DType wanted, bool dequantize) {
+                                const VocabularyGrowth& growth, const ModelOptions& options) {
   const WeightFiles files(path);
   Config stored = network.config();
   if (growth.rows > 0) stored.vocab_size = growth.rows;
   check_tensors(files, stored);
+  const DType wanted = options.dtype;
+  const std::vector<DType> types = held_types(network, files, options);
+  std::unique_ptr<PanelCache> cache;
+  if (options.cache.use) {
+    cache = std::make_unique<PanelCache>(network, files, types, options);
+  }
   std::vector<float> values;
   std::vector<DType> kept;
-  int index = 0;
+  double seconds = 0;  // of preparing blocks
+  int index = -1;
   for (const ParamSpec& spec : network.table().specs()) {
+    ++index;
+    const DType type = types[static_cast<size_t>(index)];
+    if (is_quantized(type) && type != weight_type(network.config(), spec, wanted) &&
+        std::find(kept.begin(), kept.end(), type) == kept.end()) {
+      kept.push_back(type);
+    }
+    if (cache != nullptr && cache->set(index)) continue;
     const bool grows = growth.rows > 0 && is_vocabulary(spec);
     const TensorInfo& tensor = files.get(spec.name);
+    const auto start = std::chrono::steady_clock::now();
     CBuf data(tensor.data, tensor.dtype);
     const uintptr_t misplaced = reinterpret_cast<uintptr_t>(tensor.data) % 4;
-    const bool stays = is_quantized(tensor.dtype) && (!dequantize || is_quantized(wanted));
-    const bool as_is = stays || ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16 ||
-                                  tensor.dtype == DType::kF16) &&
-                                 misplaced == 0);
+    const bool as_is = (is_quantized(type) && type == tensor.dtype) ||
+                       ((tensor.dtype == DType::kF32 || tensor.dtype == DType::kBF16 ||
+                         tensor.dtype == DType::kF16) &&
+                        misplaced == 0);
     if (grows || !as_is) {
       values.resize(static_cast<size_t>(spec.count));
       read_to_f32(tensor, values.data());
       if (grows) grow_rows(spec, growth, values.data());
       data = CBuf(values.data());
     }
-    if (is_quantized(data.dtype) && data.dtype != weight_type(network.config(), spec, wanted) &&
-        std::find(kept.begin(), kept.end(), data.dtype) == kept.end()) {
-      kept.push_back(data.dtype);
-    }
-    set_weight(network, index++, data, wanted);
+    set_weight(network, index, data, wanted, options.interrupted);
     files.release(tensor);
+    if (is_quantized(type)) {
+      seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    }
+  }
+  if (cache != nullptr) {
+    cache->keep(seconds);
+    cache.reset();
   }
   network.parameters_changed(pack);
   return kept;

@@ -24,13 +24,12 @@ struct VocabularyGrowth {
   uint64_t seed = 0;  // of the noise
 };
 //
-// `wanted` may be a type of blocks: matrices are then quantised on the way (weight_types.h), or
-// taken as they are where the file has blocks; with `dequantize`, and a `wanted` that is no type of
-// blocks, they become f32 first. Returns the types of those that are others than `wanted` would
-// give.
+// options.dtype may be a type of blocks: matrices are then quantised on the way (weight_types.h),
+// or taken as they are where the file has blocks; with `dequantize`, and a dtype that is no type of
+// blocks, they become f32 first. Returns the types of those that are others than dtype would give.
 std::vector<DType> load_weights(Network& network, const std::string& path, bool pack,
-                                const VocabularyGrowth& growth = {}, DType wanted = DType::kF32,
-                                bool dequantize = false);
+                                const VocabularyGrowth& growth = {},
+                                const ModelOptions& options = {});
 
 // Writes config.json and model.safetensors (sharded above 5 GB) into an existing or new folder,
 // each file atomically, the weights first. dtype kF32 or kBF16; A_log, dt_bias, D and other small

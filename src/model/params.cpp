@@ -3,6 +3,7 @@
 #include "model/params.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include "base/check.h"
@@ -57,13 +58,19 @@ int ParamTable::add(ParamSpec spec) {
   return static_cast<int>(specs_.size()) - 1;
 }
 
-void ParamTable::initialize(const Config& config, uint64_t seed, float* flat, int threads) const {
+void ParamTable::initialize(const Config& config, uint64_t seed, float* flat, int threads,
+                            const std::function<bool()>& interrupted) const {
+  constexpr int64_t kOften = 1 << 16;  // a millisecond or two
+  std::atomic<bool> stopped = false;
   for (const ParamSpec& spec : specs_) {
     const CounterRng rng(seed, name_hash(spec.name));
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t i = 0; i < spec.count; ++i) {
+      if (i % kOften == 0 && interrupted && interrupted()) stopped = true;
+      if (stopped) continue;
       flat[spec.offset + i] = static_cast<float>(initial_value(spec, config, rng, i));
     }
+    if (stopped) fail(ErrorCode::kCancelled, "interrupted");
   }
 }
 

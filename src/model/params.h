@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,7 +48,9 @@ class ParamTable {
   // Exact number of parameters.
   int64_t parameters() const { return parameters_; }
   // Fills the flat f32 buffer from the seed; tensor i's values depend on (seed, its name) alone.
-  void initialize(const Config& config, uint64_t seed, float* flat, int threads = 1) const;
+  // Throws cancelled once `interrupted` says true.
+  void initialize(const Config& config, uint64_t seed, float* flat, int threads = 1,
+                  const std::function<bool()>& interrupted = {}) const;
 
  private:
   std::vector<ParamSpec> specs_;

@@ -62,7 +62,9 @@ DType weight_type(const Config& config, const ParamSpec& spec, DType wanted) {
   return fitting_blocks(matrix_type(config, spec, wanted), spec.count / spec.shape[0]);
 }
 
-void set_weight(Network& network, int index, CBuf values, DType wanted) {
+void set_weight(Network& network, int index, CBuf values, DType wanted,
+                const std::function<bool()>& interrupted) {
+  if (interrupted && interrupted()) fail(ErrorCode::kCancelled, "interrupted");
   const ParamSpec& spec = network.table()[index];
   const DType type = weight_type(network.config(), spec, wanted);
   // The rest the network rounds by itself, by the type of its products.
@@ -75,16 +77,19 @@ void set_weight(Network& network, int index, CBuf values, DType wanted) {
   const int64_t rows = spec.shape[0], K = spec.count / rows;
   const int64_t row_bytes = dtype_bytes(type, K);
   std::vector<uint8_t> stored(static_cast<size_t>(rows * row_bytes));
-  std::atomic<bool> good = true;
+  std::atomic<bool> good = true, stopped = false;
 #pragma omp parallel num_threads(network.device().host_threads())
   {
     std::vector<float> row(static_cast<size_t>(K));
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
+      if (interrupted && interrupted()) stopped = true;
+      if (stopped) continue;
       widen(values, r * K, row);
       if (!store_row(type, row, stored.data() + r * row_bytes)) good = false;
     }
   }
+  if (stopped) fail(ErrorCode::kCancelled, "interrupted");
   if (!good) {
     fail(ErrorCode::kBadFile,
          "[weights] expected finite values of at most {} in \"{}\" to hold it in {}, got others; "

@@ -2,6 +2,8 @@
 // Which type each matrix of a model has when its weights are asked for in few bits.
 #pragma once
 
+#include <functional>
+
 #include "mamba/dtype.h"
 #include "model/network.h"
 
@@ -22,7 +24,9 @@ DType matrix_type(const Config& config, const ParamSpec& spec, DType wanted);
 DType weight_type(const Config& config, const ParamSpec& spec, DType wanted);
 
 // Gives the network a parameter in the type that weight_type says, from f32, bf16 or f16 rows.
-// Throws bad_file for values that the type cannot hold.
-void set_weight(Network& network, int index, CBuf values, DType wanted);
+// Throws bad_file for values that the type cannot hold, cancelled once `interrupted`, which all
+// threads ask, says true.
+void set_weight(Network& network, int index, CBuf values, DType wanted,
+                const std::function<bool()>& interrupted = {});
 
 }  // namespace mamba

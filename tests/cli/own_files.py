@@ -105,6 +105,7 @@ def check_interrupted():
     # Results are replaced whole, by a run that is not cut short.
     item = {"ctx": "One " * 60, "choices": [" two " * 30, " three " * 30], "gold": 0}
     tasks = ["eval", "tasks", "-m", "good", "--data", "evals", "--tasks", "piqa", "-o", "items.jsonl"]
+    models.write("item", json.dumps(item) + "\n")
     models.write("evals/piqa.jsonl", json.dumps(item) + "\n")
     for _ in range(2):
         run(*tasks)
@@ -117,6 +118,34 @@ def check_interrupted():
         told = process.communicate(timeout=120)[1].decode()
     assert process.returncode == 130 and "stays as it was" in told, (process.returncode, told)
     assert len(read("items.jsonl").splitlines()) == 1
+
+
+def check_sigterm():
+    """SIGTERM ends long work with one message and 143; nothing half written is left."""
+    run("quantize", "good", "eval.gguf", "q8_0")
+    with open("item") as file:
+        models.write("evals/piqa.jsonl", file.read() * 20000)
+    for arguments in (("imatrix", "good", "-f", "long", "-o", "new.gguf"),
+                      ("eval", "ppl", "-m", "good", "-f", "long"),
+                      ("eval", "kl", "good", "eval.gguf", "-f", "long"),
+                      ("eval", "tasks", "-m", "good", "--data", "evals", "--tasks", "piqa"),
+                      ("bench", "-m", "good", "-p", "65536", "-n", "0", "-r", "10000"),
+                      # While weights are made up and quantised, which takes many seconds.
+                      ("bench", "-m", "mamba-370m", "--dtype", "q4_k")):
+        before = sorted(os.listdir())
+        with subprocess.Popen([PROGRAM, *arguments], stdout=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            time.sleep(1.5)
+            process.send_signal(signal.SIGTERM)
+            sent = time.monotonic()
+            told = b"".join(process.communicate(timeout=120)).decode()
+        took = time.monotonic() - sent
+        # A second where the machine does nothing else.
+        assert process.returncode == 143 and took < 5, (arguments, process.returncode, took, told)
+        said = [line for line in told.splitlines()
+                if any(word in line for word in ("interrupted", "stopped after", "partial"))]
+        assert said and told.count("error: ") <= 1, (arguments, told)
+        assert sorted(os.listdir()) == before, (arguments, before, os.listdir())
 
 
 def check_states():
@@ -192,7 +221,7 @@ def main():
         models.byte_model(PROGRAM, "good")
         models.write("text", "It was the best of times, it was the worst of times. " * 40)
         for check in (check_train_folders, check_data_folders, check_token_files, check_interrupted,
-                      check_states, check_results, check_two_chats):
+                      check_sigterm, check_states, check_results, check_two_chats):
             check()
         os.chdir("/")
     print("all passed")

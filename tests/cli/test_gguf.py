@@ -200,6 +200,9 @@ def check_flags_of_llama_quantize():
     run("quantize", "untied-wide", "pure.gguf", "q4_k", "--pure")
     with open("pure.md") as file:
         assert "8 tensors in q4_k" in file.read()
+    run("quantize", "wide", "one-of.gguf", "q4_0", "--tensor-type", "blk.1.ssm_out=q5_0")
+    with open("one-of.md") as file:
+        assert " 1 tensor in q5_0" in file.read()
     generated("pure.gguf")
     for more, said in (((), True), (("--allow-requantize",), False)):
         _, notices = types_of("pure.gguf", "x.gguf", "q8_0", *more)
@@ -244,6 +247,11 @@ def check_states_move():
                 begun = taken(*here, "--prompt-ids", ids, "--state-out", "state")
                 more = [taken(*way, "--state-in", "state", "--prompt-ids", "7,8") for way in (here, there)]
                 assert more[0] == more[1] and begun, (model, kind, more)
+    # Memory in the file's own types: less than in bf16, and not told of a folder.
+    memory = read_json("inspect", "moved.gguf")["memory"]
+    assert memory["inference_stored_bytes"] < memory["inference_bf16_bytes"], memory
+    assert "in the types of the file" in run("inspect", "moved.gguf")
+    assert "inference_stored_bytes" not in read_json("inspect", "states-1")["memory"]
     # What truly is another model is refused still.
     run("quantize", "states-1", "moved.gguf", "q4_0", "--force", "--tensor-type", "blk.1.ssm_out=q8_0")
     taken("states-1", "--dtype", "q4_0", "--prompt-ids", ids, "--state-out", "state")
