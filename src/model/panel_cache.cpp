@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <map>
 
+#include "base/atomic_file.h"
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/json.h"
@@ -82,6 +84,23 @@ const char* main_type(const ParamTable& table, const std::vector<DType>& types) 
       std::max_element(elements.begin(), elements.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == elements.end() ? nullptr : dtype_name(most->first);
+}
+
+// What a process that was killed while it wrote `path` has left.
+void remove_left_over(const fs::path& path) {
+  const auto old = fs::file_time_type::clock::now() - std::chrono::minutes(10);
+  const std::string start = "." + path.filename().string();
+  std::vector<fs::path> left;
+  std::error_code error;
+  for (fs::directory_iterator at(path.parent_path(), error);
+       !error && at != fs::directory_iterator(); at.increment(error)) {
+    const std::string name = at->path().filename().string();
+    std::error_code ignored;
+    if (name.starts_with(start) && is_temporary_name(name) && at->last_write_time(ignored) < old) {
+      left.push_back(at->path());
+    }
+  }
+  for (const fs::path& file : left) fs::remove(file, error);
 }
 
 }  // namespace
@@ -233,6 +252,7 @@ bool PanelCache::write(const std::string& path) {
   try {
     std::error_code ignored;
     fs::create_directories(fs::path(path).parent_path(), ignored);
+    remove_left_over(path);
     write_safetensors(path, tensors, metadata, kAlignment);
   } catch (const Error& error) {
     note(fmt::format("panels are not kept: {}", error.what()));

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import models
 
@@ -99,6 +100,13 @@ def check_no_longer_fits(want):
             ("a hash", good.replace(b'"hash of ', b'"hasH of ', 1)),
             ("another layout", good.replace(b"mamba-cpp-panels", b"mamba-cpp-panelz"))):
         assert again(why, content) == good, why
+    # What a process has left that was killed while it wrote goes away, but not what may be running.
+    for name, age in (("1-0", 100000), ("2-0", 0)):
+        left = models.write(f"one/..model.safetensors.q4_0.v1.panels.mamba-tmp-{name}", "cut")
+        os.utime(left, (time.time() - age,) * 2)
+    again("cut", good[:-1])
+    assert files_of("one") == sorted([os.path.basename(left), os.path.basename(path)]), files_of("one")
+    os.remove(left)
     with open("one/model.safetensors", "rb") as file:
         weights = bytearray(file.read())
     os.utime("one/model.safetensors", (1, 1))
