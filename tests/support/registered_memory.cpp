@@ -57,7 +57,7 @@ size_t place(const void* p) {
   return static_cast<size_t>(static_cast<const char*>(p) - region->begin) >> kSmallest;
 }
 
-void* take(size_t bytes) {
+void* take_or_null(size_t bytes) noexcept {
   bytes = std::max(bytes, size_t{1});
   if (region != nullptr) {
     if (void* block = region->take(bytes)) {
@@ -66,7 +66,10 @@ void* take(size_t bytes) {
       return block;
     }
   }
-  void* block = std::malloc(bytes);
+  return std::malloc(bytes);
+}
+void* take(size_t bytes) {
+  void* block = take_or_null(bytes);
   if (block == nullptr) throw std::bad_alloc();
   return block;
 }
@@ -106,6 +109,8 @@ void* map(size_t bytes) {
 
 void* operator new(size_t bytes) { return take(bytes); }
 void* operator new[](size_t bytes) { return take(bytes); }
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return take_or_null(bytes); }
+void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return take_or_null(bytes); }
 void operator delete(void* p) noexcept { give(p); }
 void operator delete[](void* p) noexcept { give(p); }
 void operator delete(void* p, size_t) noexcept { give(p); }
