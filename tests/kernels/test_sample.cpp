@@ -393,7 +393,8 @@ TEST(Sample, WorksOnF64Logits) {
   const std::vector<double> logits = {0, std::log(3.0)};
   Stream stream;
   int32_t token = -1;
-  SampleRow row = row_of(logits, {}, 0.249, &token);
+  const Options options;
+  SampleRow row = row_of(logits, options, 0.249, &token);
   ref_kernels().sample(stream, {1, &row});
   EXPECT_EQ(token, 0);
   row.uniform = 0.251;

@@ -5,6 +5,7 @@
 
 #include <sys/mman.h>
 
+#include <deque>
 #include <map>
 #include <memory>
 
@@ -102,7 +103,8 @@ void run_open(Stream& stream, const Args& args) noexcept {
 // A device like `name` with locked memory; its table lives as long as the program.
 inline std::unique_ptr<Device> locked_device(const std::string& name, int threads) {
   std::unique_ptr<Device> device = Device::create({name, threads});
-  auto* table = new LockedKernels;
+  static std::deque<LockedKernels> tables;
+  LockedKernels* table = &tables.emplace_back();
   table->name = device->kernels().name;
   table->real = &device->kernels();
 #define MAMBA_KERNEL(function, Args) table->function = run_open<Args, &Kernels::function>;
