@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 import models
+import signals
 
 PROGRAM = os.path.abspath(sys.argv[1])
 TASKS = ["eval", "tasks", "-m", "model", "--data", "evals"]
@@ -158,8 +158,7 @@ class Eval(unittest.TestCase):
             [PROGRAM, "eval", "tasks", "-m", "model", "--data", "many", "--tasks", "piqa,boolq",
              "--batch-size", "1", "--output", "part"], stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True)
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
+        signals.send_when_ready(process, signal.SIGINT, 2)
         output, _ = process.communicate(timeout=60)
         self.assertEqual(process.returncode, 130)
         self.assertRegex(output, r"piqa +acc .* partial, of 5000\n")

@@ -12,6 +12,7 @@ import tempfile
 import time
 
 import models
+import signals
 
 PROGRAM = os.path.abspath(sys.argv[1])
 TRAIN = ["train", "--model-config", "good/config.json", "--seq-len", "16", "--batch-size", "1",
@@ -113,8 +114,7 @@ def check_interrupted():
     models.write("evals/piqa.jsonl", (json.dumps(item) + "\n") * 20000)
     with subprocess.Popen([PROGRAM, *tasks], stdout=subprocess.DEVNULL,
                           stderr=subprocess.PIPE) as process:
-        time.sleep(3)
-        process.send_signal(signal.SIGINT)
+        signals.send_when_ready(process, signal.SIGINT)
         told = process.communicate(timeout=120)[1].decode()
     assert process.returncode == 130 and "stays as it was" in told, (process.returncode, told)
     assert len(read("items.jsonl").splitlines()) == 1
@@ -135,8 +135,7 @@ def check_sigterm():
         before = sorted(os.listdir())
         with subprocess.Popen([PROGRAM, *arguments], stdout=subprocess.PIPE,
                               stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            time.sleep(1.5)
-            process.send_signal(signal.SIGTERM)
+            signals.send_when_ready(process, signal.SIGTERM)
             sent = time.monotonic()
             told = b"".join(process.communicate(timeout=120)).decode()
         took = time.monotonic() - sent

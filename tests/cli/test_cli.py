@@ -8,10 +8,10 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
 import models
+import signals
 
 PROGRAM, GOLDEN = map(os.path.abspath, sys.argv[1:3])
 
@@ -185,8 +185,7 @@ class Commands(unittest.TestCase):
                         ["eval", "ppl", "-m", "model", "-f", "-"]):
             process = subprocess.Popen([PROGRAM, *command], stdin=subprocess.PIPE,
                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            time.sleep(2)  # until it waits; an interrupt before its handler is there ends it by -2
-            process.send_signal(signal.SIGINT)
+            signals.send_when_ready(process, signal.SIGINT)  # when it waits
             process.wait(timeout=60)
             self.assertEqual(process.returncode, 130)
             self.assertEqual(process.stderr.read(), b"error: interrupted\n")
