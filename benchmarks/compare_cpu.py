@@ -18,12 +18,13 @@ import importlib.util
 import json
 import os
 import pathlib
+import statistics
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 try:
-    from rivals import chart, engines  # noqa: E402
+    from rivals import chart, engines, rows as common  # noqa: E402
 except ModuleNotFoundError as missing:
     if not {"-h", "--help"} & set(sys.argv[1:]):
         sys.exit(f"compare_cpu.py: expected the Python package {missing.name}, found none; "
@@ -93,9 +94,9 @@ def make_rows(args, ours):
         our_type = {"8bit": args.dtype_8bit, "4bit": args.dtype_4bit}.get(kind, kind)
         if missing is None and our_type not in ours.dtypes:
             missing = f"mamba-cpp has no --dtype {our_type} yet"
-        rows.append({"test": test, "variant": variant, "type": kind, "rival": rival,
-                     "ours_type": our_type, "missing": missing, "ours": [], "theirs": [],
-                     "others": []})
+        rows.append(engines.describe(
+            {"test": test, "variant": variant, "type": kind, "rival": rival, "ours_type": our_type,
+             "missing": missing, "ours": [], "theirs": [], "others": []}))
 
     for variant in args.variants:
         for test in args.tests:
@@ -127,46 +128,42 @@ def make_rows(args, ours):
 
 
 def measure(args, rows, ours, rivals):
-    """Fills in the samples, a round at a time; a rival that fails is missing from there on."""
-    for round_number in range(args.rounds):
-        for row in rows:
-            if row["missing"]:
-                continue
-            sides = [("ours", ours), ("theirs", rivals[row["rival"]])]
-            samples = {}
-            try:
-                for side, engine in sides if round_number % 2 == 0 else sides[::-1]:
-                    samples[side] = engine.figure(row)
-            except engines.Failed as error:
-                row["missing"] = str(error)
-                continue
-            others = max(engine.others for _, engine in sides)
-            counts = others <= args.max_others
-            if counts:
-                row["others"].append(others)
-                for side, value in samples.items():
-                    row[side].append(value)
-            print(f"round {round_number + 1}/{args.rounds} {engines.label(row):46s} "
-                  f"{samples['ours']:10.1f} {samples['theirs']:10.1f} "
-                  f"(others: {others:.2f} CPUs{'' if counts else '; left out'})", file=sys.stderr, flush=True)
+    """Fills in the samples; rounds of a row with much other work are left out."""
+    def figure(row, side, number):
+        return (ours if side == "ours" else rivals[row["rival"]]).figure(row)
+
+    def done(row, number, samples):
+        others = max(ours.others, rivals[row["rival"]].others)
+        counts = others <= args.max_others
+        if counts:
+            row["others"].append(others)
+        print(f"round {number + 1}/{args.rounds} {row['label']:46s} "
+              f"{samples['ours']:10.1f} {samples['theirs']:10.1f} "
+              f"(others: {others:.2f} CPUs{'' if counts else '; left out'})", file=sys.stderr,
+              flush=True)
+        return counts
+
+    common.measure(rows, args.rounds, figure, done)
 
 
 def print_table(rows):
     print(f"{'':46s} {'ours':>10s} {'rival':>10s} {'unit':6s} {'ratio':>7s}  (range), other work")
     for row in rows:
-        result = engines.summary(row)
+        result = common.summary(row)
         if result is None:
-            print(f"{engines.label(row):46s} missing: {row['missing'] or 'no round counts'}")
+            print(f"{row['label']:46s} missing: {row['missing'] or 'no round counts'}")
             continue
-        print(f"{engines.label(row):46s} {result['ours']:10.1f} {result['theirs']:10.1f} "
-              f"{engines.unit(row):6s} {result['ratio']:6.2f}x  "
-              f"({result['low']:.2f} to {result['high']:.2f}), {result['others']:.2f} CPUs")
+        print(f"{row['label']:46s} {result['ours']:10.1f} {result['theirs']:10.1f} "
+              f"{row['unit']:6s} {result['ratio']:6.2f}x  "
+              f"({result['low']:.2f} to {result['high']:.2f}), {statistics.median(row['others']):.2f} CPUs")
 
 
 def main():
     args = parse_arguments()
     if args.draw:
-        args.svg.write_text(chart.draw(json.loads(args.draw.read_text())))
+        results = json.loads(args.draw.read_text())
+        results["rows"] = [engines.describe(row) for row in results["rows"]]
+        common.write_atomically(args.svg, chart.draw(results))
         return 0
     environment = engines.pinned_environment(args.threads)
     ours = engines.Ours(args, environment)
@@ -183,12 +180,12 @@ def main():
         print("interrupted: the rounds that were finished count", file=sys.stderr)
     print_table(rows)
     results = {"cpu": engines.cpu_name(), "threads": args.threads, "rounds": args.rounds,
-               "version": ours.version, "rows": [dict(row, summary=engines.summary(row))
+               "version": ours.version, "rows": [dict(row, summary=common.summary(row))
                                                  for row in rows]}
     if args.output:
-        args.output.write_text(json.dumps(results, indent=1))
+        common.write_atomically(args.output, json.dumps(results, indent=1))
     if args.svg:
-        args.svg.write_text(chart.draw(results))
+        common.write_atomically(args.svg, chart.draw(results))
     return 0
 
 

@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of compare_cpu.py: a bar for each ratio, from 1 to the right where mamba-cpp is faster
+"""The picture of a comparison: a bar for each ratio, from 1 to the right where mamba-cpp is faster
 and to the left where it is slower, on a logarithmic axis."""
 
 import html
 import math
-
-from . import engines
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 900, 330, 720, 84, 20
 COLOURS = {"f32": "#1763c6", "bf16": "#d4490c", "8bit": "#4f7a28", "4bit": "#7a3fa0"}
@@ -31,19 +29,24 @@ def text(x, y, words, css="row", anchor="start"):
             f"{html.escape(words)}</text>\n")
 
 
+def number(value):
+    """Small ones with three digits, large ones in whole."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def bar(row, y, x):
     """A bar with its range; x maps a ratio to pixels."""
     result = row["summary"]
-    out = text(LEFT - 10, y + 4, engines.label(row), anchor="end")
+    out = text(LEFT - 10, y + 4, row["label"], anchor="end")
     if result is None:
         return out + text(x(1) + 6, y + 4, "missing: " + (row["missing"] or "no round counts"), "missing")
     begin, end = sorted((x(1), x(result["ratio"])))
-    out += (f'<rect fill="{COLOURS[row["type"]]}" x="{begin:.1f}" y="{y - 6:.1f}" '
+    out += (f'<rect fill="{COLOURS.get(row["type"], COLOURS["f32"])}" x="{begin:.1f}" y="{y - 6:.1f}" '
             f'width="{max(end - begin, 0.5):.1f}" height="12"/>\n')
     out += (f'<line class="range" x1="{x(result["low"]):.1f}" x2="{x(result["high"]):.1f}" '
             f'y1="{y:.1f}" y2="{y:.1f}"/>\n')
-    figures = (f"{result['ratio']:.2f}x   {result['ours']:,.0f} / {result['theirs']:,.0f} "
-               f"{engines.unit(row)}")
+    figures = (f"{result['ratio']:.2f}x   {number(result['ours'])} / {number(result['theirs'])} "
+               f"{row['unit']}")
     return out + text(RIGHT + 12, y + 4, figures)
 
 
@@ -57,13 +60,15 @@ def draw(results):
         return LEFT + (RIGHT - LEFT) * math.log(ratio / low) / math.log(high / low)
 
     bottom = TOP + ROW * len(rows)
-    title = f"{results['version']} beside its rivals, {results['threads']} threads"
+    title = f"{results['version']} beside its rivals" + (
+        f", {results['threads']} threads" if "threads" in results else "")
     out = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 40}" '
            f'width="{WIDTH}" height="{bottom + 40}" role="img">\n<title>{html.escape(title)}</title>\n'
            f'{STYLE}<rect width="{WIDTH}" height="{bottom + 40}" fill="#ffffff"/>\n')
     out += text(20, 32, title, "title")
-    out += text(20, 54, f"{results['cpu']}; pinned, in turn, median of {results['rounds']} rounds "
-                "with its range; right of 1: mamba-cpp is faster or smaller", "note")
+    where = f"{results['cpu']}; pinned" if "cpu" in results else results["device"]
+    out += text(20, 54, f"{where}, in turn, median of {results['rounds']} rounds with its range; "
+                "right of 1: mamba-cpp is faster or smaller", "note")
     for tick in ticks(low, high):
         css = "one" if tick == 1 else "grid"
         out += (f'<line class="{css}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 8}" '

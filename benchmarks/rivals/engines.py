@@ -10,20 +10,16 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
-import time
 
 import compare_train
 
 from . import models
+from .processes import Result, wait_until_idle
+from .rows import Failed
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROMPT, GENERATED, BATCH, BATCH_STEPS, BATCH_DEPTH = 512, 64, 8, 32, 16
 LLAMA_TYPES = {"f32": "f32", "bf16": "bf16", "8bit": "q8_0", "4bit": "q4_0"}
-
-
-class Failed(Exception):
-    """Why a program gave no figure."""
 
 
 def label(row):
@@ -36,18 +32,10 @@ def unit(row):
     return {"load": "ms", "memory": "MiB"}.get(row["test"], "tok/s")
 
 
-def less_is_better(row):
-    return row["test"] in ("load", "memory")
-
-
-def summary(row):
-    """Medians of both sides and of the ratios of each round, more than 1 being ours; or None."""
-    pairs = list(zip(row["ours"], row["theirs"]))
-    if not pairs or row["missing"]:
-        return None
-    ratios = [theirs / ours if less_is_better(row) else ours / theirs for ours, theirs in pairs]
-    return {"ours": statistics.median(row["ours"]), "theirs": statistics.median(row["theirs"]),
-            "others": statistics.median(row["others"]), "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+def describe(row):
+    """Gives a row what rows.summary() and the picture need."""
+    return dict(row, label=label(row), unit=unit(row),
+                less_is_better=row["test"] in ("load", "memory"))
 
 
 def cpu_name():
@@ -77,53 +65,6 @@ def pinned_environment(threads):
     """Variables for OpenMP; this process and what it starts are kept to the cores as well."""
     os.sched_setaffinity(0, one_cpu_of_each_core(threads))
     return dict(os.environ, OMP_PROC_BIND="true", OMP_PLACES="cores", OMP_NUM_THREADS=str(threads))
-
-
-def busy_seconds():
-    """Of all CPUs, since the machine started: not idle, not waiting for a disk."""
-    fields = pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-    ticks = [int(field) for field in fields[:8]]
-    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-
-
-def wait_until_idle(seconds):
-    """Returns once other work took less than a tenth of a CPU for half a second, or in the end."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        before = busy_seconds()
-        time.sleep(0.5)
-        if busy_seconds() - before < 0.05:
-            return
-
-
-class Result:
-    """Of a process: what it wrote, its peak of resident bytes, seconds from its start to its end, and
-    how many CPUs other work kept busy meanwhile."""
-
-    def __init__(self, command, environment):
-        busy, begin = busy_seconds(), time.perf_counter()
-        try:
-            process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL,
-                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                       env=environment)
-        except OSError as error:
-            raise Failed(f"{command[0]}: {error}") from error
-        errors = []
-        reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
-        reader.start()
-        self.out = process.stdout.read()
-        reader.join()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        self.errors = errors[0]
-        self.seconds = time.perf_counter() - begin
-        self.peak_rss = usage.ru_maxrss * 1024
-        own = usage.ru_utime + usage.ru_stime
-        self.others = max(0.0, (busy_seconds() - busy - own) / self.seconds)
-        if process.returncode != 0:
-            lines = self.errors.strip().splitlines() or ["no message"]
-            name = pathlib.Path(command[0]).name
-            raise Failed(f"{name} ended with {process.returncode}: {lines[-1]}")
 
 
 def start_figure(test, result):
