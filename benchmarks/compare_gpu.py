@@ -126,6 +126,8 @@ def check_arguments(parser, args):
         parser.error(f"--binary: expected the program, got '{args.binary}'; build it first")
     # What a rival may take for one answer: its longest call in warm-up and samples, and compiling.
     args.answer_seconds = 300 + 5 * args.max_call_seconds
+    if args.time_limit:
+        args.answer_seconds = min(args.answer_seconds, max(60, args.time_limit))
 
 
 # ---- rows ----

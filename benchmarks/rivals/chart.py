@@ -5,7 +5,8 @@ and to the left where it is slower, on a logarithmic axis."""
 import html
 import math
 
-WIDTH, LEFT, RIGHT, TOP, ROW = 900, 330, 720, 84, 20
+LEFT, PLOT, FIGURES, TOP, ROW = 330, 390, 180, 84, 20
+CHARACTER = 6.3  # pixels of one in a label
 COLOURS = {"f32": "#1763c6", "bf16": "#d4490c", "8bit": "#4f7a28", "4bit": "#7a3fa0"}
 STYLE = """<style>
 text { font-family: system-ui, -apple-system, "Segoe UI", "DejaVu Sans", Arial, sans-serif; }
@@ -34,10 +35,10 @@ def number(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def bar(row, y, x):
-    """A bar with its range; x maps a ratio to pixels."""
+def bar(row, y, x, left):
+    """A bar with its range; x maps a ratio to pixels, from `left` on."""
     result = row["summary"]
-    out = text(LEFT - 10, y + 4, row["label"], anchor="end")
+    out = text(left - 10, y + 4, row["label"], anchor="end")
     if result is None:
         return out + text(x(1) + 6, y + 4, "missing: " + (row["missing"] or "no round counts"), "missing")
     begin, end = sorted((x(1), x(result["ratio"])))
@@ -47,7 +48,7 @@ def bar(row, y, x):
             f'y1="{y:.1f}" y2="{y:.1f}"/>\n')
     figures = (f"{result['ratio']:.2f}x   {number(result['ours'])} / {number(result['theirs'])} "
                f"{row['unit']}")
-    return out + text(RIGHT + 12, y + 4, figures)
+    return out + text(left + PLOT + 12, y + 4, figures)
 
 
 def draw(results):
@@ -56,15 +57,18 @@ def draw(results):
     low = min([0.5] + [r["low"] for r in done]) / 1.1
     high = max([2.0] + [r["high"] for r in done]) * 1.1
 
+    left = max([LEFT] + [round(CHARACTER * len(row["label"])) + 20 for row in rows])
+    width = left + PLOT + FIGURES
+
     def x(ratio):
-        return LEFT + (RIGHT - LEFT) * math.log(ratio / low) / math.log(high / low)
+        return left + PLOT * math.log(ratio / low) / math.log(high / low)
 
     bottom = TOP + ROW * len(rows)
     title = f"{results['version']} beside its rivals" + (
         f", {results['threads']} threads" if "threads" in results else "")
-    out = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 40}" '
-           f'width="{WIDTH}" height="{bottom + 40}" role="img">\n<title>{html.escape(title)}</title>\n'
-           f'{STYLE}<rect width="{WIDTH}" height="{bottom + 40}" fill="#ffffff"/>\n')
+    out = (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom + 40}" '
+           f'width="{width}" height="{bottom + 40}" role="img">\n<title>{html.escape(title)}</title>\n'
+           f'{STYLE}<rect width="{width}" height="{bottom + 40}" fill="#ffffff"/>\n')
     out += text(20, 32, title, "title")
     where = f"{results['cpu']}; pinned" if "cpu" in results else results["device"]
     out += text(20, 54, f"{where}, in turn, median of {results['rounds']} rounds with its range; "
@@ -74,5 +78,5 @@ def draw(results):
         out += (f'<line class="{css}" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP - 8}" '
                 f'y2="{bottom}"/>\n') + text(x(tick), bottom + 18, f"{tick:g}x", "note", "middle")
     for i, row in enumerate(rows):
-        out += bar(row, TOP + ROW * i + 4, x)
+        out += bar(row, TOP + ROW * i + 4, x, left)
     return out + "</svg>\n"

@@ -19,6 +19,7 @@ import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 PROMPT, STEPS = 16, 32         # of decode: the prompt before, and steps between two looks at the clock
+LONG_CALL = 5  # seconds from which on one call of a round is enough
 SAMPLE_PREFILL, SAMPLE_TRAIN = 256, 512  # tokens of the call that an estimate is made from
 
 
@@ -48,7 +49,9 @@ class Worker:
     def __init__(self, name, device):
         import torch
         self.torch, self.device = torch, device
-        if device != "cpu":
+        if device == "cpu":
+            torch.set_num_threads(1)
+        else:
             torch.cuda.set_device(device)
         torch.manual_seed(0)
         torch.set_float32_matmul_precision("highest")  # f32 means f32, as on our side
@@ -74,12 +77,12 @@ class Worker:
     def samples(self, call, seconds):
         """Calls behind a warm-up, for so long; at least three, but one where a call takes longer."""
         first = self.seconds_of(call)
-        if first < 5:
+        if first < LONG_CALL:
             self.seconds_of(call)
         taken = []
         while len(taken) < 3 or sum(taken) < seconds:
             taken.append(self.seconds_of(call))
-            if taken[-1] > max(5, seconds) or len(taken) == 1000:
+            if taken[-1] > max(LONG_CALL, seconds) or len(taken) == 1000:
                 break
         return taken
 
@@ -230,6 +233,7 @@ class Worker:
 
 def main():
     name, device = sys.argv[1:]
+    device = "cuda:0" if device == "cuda" else device
     # What packages print does not belong among the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -42,8 +42,13 @@ class Result:
         errors = []
         reader = threading.Thread(target=lambda: errors.append(process.stderr.read()))
         reader.start()
-        self.out = process.stdout.read()
-        reader.join()
+        try:
+            self.out = process.stdout.read()
+            reader.join()
+        except BaseException:  # interrupted: the program ends with us
+            process.kill()
+            process.wait()
+            raise
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.errors = errors[0]
