@@ -284,6 +284,9 @@ def measure(args, rows, ours, workers, began):
         common.measure(rows, args.rounds, figure, done)
     except Ended:
         print(f"--time-limit: the figures of {args.time_limit:g} s count", file=sys.stderr)
+        for row in rows:
+            if not row["theirs"]:
+                row["missing"] = row["missing"] or f"not reached in --time-limit {args.time_limit:g}"
 
 
 def available(args, found):

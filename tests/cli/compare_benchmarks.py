@@ -153,6 +153,10 @@ class CompareTest(unittest.TestCase):
         self.assertEqual(out.count("mamba_ssm cannot be imported: No module named this"), 3)
         self.assertEqual(out.count("missing: it failed"), 1)
 
+    def test_time_limit_ends_before_the_next_figure(self):
+        out = compare("--python", self.rival, *SMALL, "--time-limit", "0.001").stdout
+        self.assertEqual(out.count("not reached in --time-limit 0.001"), 3, out)
+
     def test_interruption_leaves_no_file(self):
         process = subprocess.Popen(
             [sys.executable, BENCHMARKS / "compare_gpu.py", "--binary", PROGRAM, "--python",
