@@ -130,7 +130,8 @@ State State::as(DType dtype) const {
 
 bool State::operator==(const State& other) const {
   if (!on_host() || !other.on_host()) return to_host() == other.to_host();
-  if (elements_ != other.elements_ || dtype_ != other.dtype_ || batch_ != other.batch_) return false;
+  if (elements_ != other.elements_ || dtype_ != other.dtype_ || batch_ != other.batch_)
+    return false;
   const auto bytes = static_cast<size_t>(batch_ * bytes_per_sequence());
   return bytes == 0 || std::memcmp(sequence(0), other.sequence(0), bytes) == 0;
 }
