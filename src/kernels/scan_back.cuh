@@ -6,74 +6,16 @@
 // columns of the result; a block adds those of its warps.
 #pragma once
 
-#include "kernels/mma.cuh"
-#include "kernels/scan_walk.cuh"
+#include "kernels/scan_back_memory.cuh"
 
 namespace mamba::cuda {
-
-constexpr int kSteps = kCheckpoint;  // tokens that are walked back through at a time
-constexpr int kBlockWarps = 8, kThreads = kBlockWarps * kWarp;
-
-// How channels lie on lanes here: as in the walk, but 2 lanes a channel where that has 4, so that
-// what a token costs beside its states is shared by more of them.
-template <class T, int R>
-struct BackLanes {
-  static constexpr int kStates = 8, kChannels = kWarp / R, kN = kStates * R;
-  static constexpr int kWalkLanes = R == 2 ? 4 : R;
-  static constexpr int kSlab = Lanes<kWalkLanes>::kChannels;       // channels of a warp of the walk
-  static constexpr int kTile = R == 2 && sizeof(T) == 2 ? 16 : 8;  // tokens of a tile
-  static constexpr int kHalves = kTile / kSteps;
-  static constexpr int kStages = R == 32 ? 2 : 3;
-};
-
-template <class T>
-struct Back {
-  Walk<T> walk;  // inputs, segments, checkpoints
-  const float* dhT;
-  T *du, *ddelta, *dz;
-  int64_t du_stride, ddelta_stride, dz_stride;
-  float* dh0;
-  // Sums of blocks: (blocks of a group, B L, groups, 2, kN) of B and C; of parameters, by sequence
-  // and segment: (N, E), (E), (E); with constant B and C (E, N) each.
-  float *partial_bc, *partial_A, *partial_bias, *partial_D, *partial_B, *partial_C;
-  int64_t slabs, tiles, groups;  // of the walk, of a sequence, of channels
-};
-
-template <class T, int R>
-struct BackMemory : BackLanes<T, R> {
-  using L = BackLanes<T, R>;
-  // Lanes that hold a sum over channels side by side: of different channels, same states.
-  static constexpr int kGroups = L::kChannels >= 4 ? L::kChannels / 4 : 1;
-  static constexpr int kSlots = kBlockWarps * kGroups, kSlot = 2 * L::kN * kSteps + 8;
-  // Sums over states of a token: of a channel, or (more than 2 lanes a channel) of a lane.
-  static constexpr int kSums = R == 2 ? L::kChannels : kWarp;
-  struct alignas(16) Stage {
-    T u[L::kTile * L::kChannels], delta[L::kTile * L::kChannels], z[L::kTile * L::kChannels];
-    T dy[L::kTile * L::kChannels];
-    alignas(16) float h[L::kHalves][kWarp * L::kStates];
-  };
-  struct alignas(16) Warp {
-    Stage stages[L::kStages];
-    // d (infinite at a reset) and d u; the gradient of the ungated y and d.
-    alignas(16) float2 step[L::kTile * L::kChannels];
-    alignas(16) float2 out[L::kTile * L::kChannels];
-    float sums[L::kTile][3 * kSums];  // g B, g a h A, C h
-  };
-  Warp warps[kBlockWarps];
-  struct alignas(16) StageBC {
-    T B[L::kTile * L::kN], C[L::kTile * L::kN];
-  };
-  StageBC bc[L::kStages];
-  alignas(16) float B[L::kTile * L::kN], C[L::kTile * L::kN];
-  alignas(16) float sums[L::kHalves][kSlots * kSlot];
-};
 
 template <class T, int R, bool copies, bool constant>
 struct BackWalker {
   using Memory = BackMemory<T, R>;
   static constexpr int kChannels = Memory::kChannels, kStates = Memory::kStates;
   static constexpr int kTile = Memory::kTile, kHalves = Memory::kHalves, kStages = Memory::kStages;
-  static constexpr int kVec = R == 2 ? 2 : 1;       // elements that a lane prepares together
+  static constexpr int kVec = Memory::kVec;
   static constexpr int kAcross = kChannels / kVec;  // lanes along the channels there
   static constexpr int kDown = kWarp / kAcross;     // tokens that the warp prepares together
   static constexpr int kRows = kTile > kDown ? kTile / kDown : 1;
@@ -84,10 +26,20 @@ struct BackWalker {
   Memory& m;
   typename Memory::Warp& mine;
   int lane, warp;
-  int64_t b, slab, first_channel, limit, begin, end, block, group;  // slab: of the walk
-  bool active;                                                      // whether the warp has channels
 
   __device__ const ScanInput<T>& in() const { return a.walk.in; }
+  __device__ int64_t first_channel() const { return m.place.first_channel + warp * kChannels; }
+  // Whether the warp has channels.
+  __device__ bool active() const { return first_channel() < m.place.limit; }
+  // Of segments and sequences.
+  __device__ int64_t part_of() const { return m.place.b * a.walk.segments + m.place.segment; }
+  __device__ int64_t channel_of(int c) const {  // one that there is
+    const int64_t at = first_channel() + c;
+    return at < m.place.limit ? at : m.place.limit - 1;
+  }
+  __device__ const int32_t* ids() const {
+    return in().ids == nullptr ? nullptr : in().ids + m.place.b * in().L;
+  }
   __device__ __forceinline__ int row(int k) const { return lane / kAcross + k * kDown; }
   static __device__ __forceinline__ bool in_tile(int t) { return kDown <= kTile || t < kTile; }
 
@@ -96,44 +48,45 @@ struct BackWalker {
   static constexpr int kPiecesN = kN / kPer16;
   // The copies of the states before the tile's tokens 0 and 8, which lie as the walk left them.
   __device__ __forceinline__ void copy_states(int64_t t0, typename Memory::Stage& s) const {
-    constexpr int kSlab = Memory::kSlab, kParts = Memory::kWalkLanes / R;  // float4s of a lane's 8
-    const int c = lane % kChannels, part = lane / kChannels;
-    const bool there = copies || first_channel + c < limit;
     const float* from =
         a.walk.checkpoint_h +
-        ((b * a.tiles + t0 / kSteps) * a.slabs + slab + (there ? c / kSlab : 0)) * (kSlab * kN);
+        ((m.place.b * a.tiles + t0 / kSteps) * a.slabs + m.place.first_slab + warp) *
+            (kChannels * kN) +
+        4 * lane;
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      const bool valid = there && t0 + half * kSteps < end;
+      const bool valid = t0 + half * kSteps < m.place.end;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int at = kParts == 2 ? (2 * part + i) * kSlab + c % kSlab : i * kWarp + lane;
-        copy16_async(s.h[half] + 4 * (i * kWarp + lane), from + 4 * at, valid);
+      for (int i = 0; i < kStates; i += 4) {
+        copy16_async(s.h[half] + i * kWarp + 4 * lane, from + i * kWarp, valid);
       }
-      if (valid) from += a.slabs * (kSlab * kN);
+      if (valid) from += a.slabs * (kChannels * kN);
     }
   }
   // Starts the copies of the tile at t0. Addresses are computed anew: that takes fewer registers.
   __device__ __forceinline__ void fetch_tile(int64_t t0, int stage) const {
-    if (t0 >= begin) {
-      const int left = static_cast<int>(end - t0 < kTile ? end - t0 : kTile);
-      const int64_t first = b * in().L + t0;
-      if (active) {
-        auto& s = mine.stages[stage];
-        if (lane < kTile * kPieces) {
-          const bool valid = lane / kPieces < left;
-          const int64_t from = first + lane / kPieces;
-          const int64_t c = first_channel + lane % kPieces * kPer16;
-          copy16_async(s.u + lane * kPer16, in().u.data + from * in().u.stride + c, valid);
-          copy16_async(s.delta + lane * kPer16, in().delta.data + from * in().delta.stride + c,
-                       valid);
-          if (in().z.data != nullptr) {
-            copy16_async(s.z + lane * kPer16, in().z.data + from * in().z.stride + c, valid);
-          }
-          copy16_async(s.dy + lane * kPer16, a.walk.dy.data + from * a.walk.dy.stride + c, valid);
+    if (t0 >= m.place.begin) {
+      const int left = static_cast<int>(m.place.end - t0 < kTile ? m.place.end - t0 : kTile);
+      const int64_t first = m.place.b * in().L + t0;
+      // Rows of all channels of the block: half of the threads copy u and z, half delta and dy.
+      constexpr int kRow = kBlockWarps * kPieces, kHalf = kTile * kRow;
+      static_assert(!copies || 2 * kHalf == kThreads);
+      const int p = static_cast<int>(threadIdx.x) % kHalf, piece = p % kRow;
+      const bool second = threadIdx.x >= kHalf;
+      const int64_t row = first + p / kRow;
+      const int64_t c = m.place.first_channel + piece * kPer16;
+      if (c < m.place.limit) {
+        auto& s = m.warps[piece / kPieces].stages[stage];
+        const int at = (p / kRow * kPieces + piece % kPieces) * kPer16;
+        const bool valid = p / kRow < left;
+        const Rows<T>& one = second ? in().delta : in().u;
+        const Rows<T>& other = second ? a.walk.dy : in().z;
+        copy16_async((second ? s.delta : s.u) + at, one.data + row * one.stride + c, valid);
+        if (other.data != nullptr) {
+          copy16_async((second ? s.dy : s.z) + at, other.data + row * other.stride + c, valid);
         }
-        copy_states(t0, s);
       }
+      if (active()) copy_states(t0, mine.stages[stage]);
       // The first threads copy B, those after them C.
       constexpr int kAll = kTile * kPiecesN;
       static_assert(!copies || 2 * kAll <= kThreads);
@@ -143,22 +96,23 @@ struct BackWalker {
         const T* data = is_C ? in().Cm.data : in().Bm.data;
         const int64_t stride = is_C ? in().Cm.stride : in().Bm.stride;
         copy16_async((is_C ? m.bc[stage].C : m.bc[stage].B) + p * kPer16,
-                     data + (first + t) * stride + group * kN + p % kPiecesN * kPer16, t < left);
+                     data + (first + t) * stride + m.place.group * kN + p % kPiecesN * kPer16,
+                     t < left);
       }
     }
     commit_copies();
   }
   // A tile without copies by 16 bytes, but for the states.
   __device__ void load_tile(int64_t t0, int stage) const {
-    const int64_t first = b * in().L + t0, left = end - t0;
+    const int64_t first = m.place.b * in().L + t0, left = m.place.end - t0;
     auto& s = mine.stages[stage];
-    if (active) {
+    if (active()) {
       const auto rows = [&](const Rows<T>& from, T* to) {
         if (from.data == nullptr) return;
         for (int p = lane; p < kTile * kChannels; p += kWarp) {
           const int t = p / kChannels, c = p % kChannels;
-          const bool valid = t < left && first_channel + c < limit;
-          to[p] = valid ? from.data[(first + t) * from.stride + first_channel + c] : T{};
+          const bool valid = t < left && first_channel() + c < m.place.limit;
+          to[p] = valid ? from.data[(first + t) * from.stride + first_channel() + c] : T{};
         }
       };
       rows(in().u, s.u);
@@ -172,7 +126,7 @@ struct BackWalker {
         for (int p = threadIdx.x; p < kTile * kN; p += kThreads) {
           const int t = p / kN, n = p % kN;
           const bool valid = t < left && n < in().N;
-          to[p] = valid ? from.data[(first + t) * from.stride + group * in().N + n] : T{};
+          to[p] = valid ? from.data[(first + t) * from.stride + m.place.group * in().N + n] : T{};
         }
       };
       states(in().Bm, m.bc[stage].B);
@@ -183,29 +137,30 @@ struct BackWalker {
 
   // What the tokens of the tile at t0 are; `window` holds the ids from t0 + kTile - 32 on, one a
   // lane.
-  __device__ Marks marks_at(const int32_t* ids, int64_t t0, int count, int window) const {
+  __device__ Marks marks_at(int64_t t0, int count, int window) const {
     constexpr int kBefore = kWarp - kTile;
-    if (ids == nullptr) return {~0u << count, 0};
+    if (in().ids == nullptr) return {~0u << count, 0};
     const uint32_t real = __ballot_sync(kAllLanes, window >= 0);
     const uint32_t before = real & ((1u << lane) - 1);
     int previous = __shfl_sync(kAllLanes, window, before == 0 ? 0 : 31 - __clz(before));
     if ((real & ((1u << kBefore) - 1)) == 0) {
-      const int far = t0 > kBefore ? last_id_before(ids, t0 - kBefore) : -1;
+      const int far = t0 > kBefore ? last_id_before(ids(), t0 - kBefore) : -1;
       if (before == 0) previous = far;
     }
     const bool reset = window >= 0 && previous >= 0 && previous != window;
     return {~(real >> kBefore), __ballot_sync(kAllLanes, reset) >> kBefore};
   }
-  __device__ int window_at(const int32_t* ids, int64_t t0) const {
+  __device__ int window_at(int64_t t0) const {
     const int64_t t = t0 + kTile - kWarp + lane;
-    return ids != nullptr && t >= 0 && t < end ? ids[t] : -1;
+    return in().ids != nullptr && t >= 0 && t < m.place.end ? ids()[t] : -1;
   }
 
   // Step sizes and gradients of the ungated y.
-  __device__ __forceinline__ void prepare(int stage, const Marks& marks,
-                                          const float (&bias)[kVec]) const {
+  __device__ __forceinline__ void prepare(int stage, const Marks& marks) const {
     const auto& s = mine.stages[stage];
     const int c = lane % kAcross * kVec;
+    float bias[kVec];
+    load_n<kVec>(mine.bias + c, bias);
     float u[kRows][kVec], d[kRows][kVec], out[kRows][kVec], z[kRows][kVec];
     const bool has_z = in().z.data != nullptr;
 #pragma unroll
@@ -233,7 +188,7 @@ struct BackWalker {
         for (int i = 0; i < kVec; ++i) out[k][i] *= z[k][i] * sigmoid_of<T>(z[k][i]);
       }
     }
-    const bool plain = (marks.padding | marks.reset) == 0 && active;
+    const bool plain = (marks.padding | marks.reset) == 0 && active();
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       const int t = row(k);
@@ -246,7 +201,7 @@ struct BackWalker {
       }
       if (!plain) {
         asm volatile("");
-        const bool padding = marks.padding >> t & 1 || !active, reset = marks.reset >> t & 1;
+        const bool padding = marks.padding >> t & 1 || !active(), reset = marks.reset >> t & 1;
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
           if (reset) step[i].x = __int_as_float(0x7f800000);
@@ -271,11 +226,14 @@ struct BackWalker {
     T *du, *ddelta, *dz;
   };
   __device__ __forceinline__ void finish(int stage, const Marks& marks, int count, Output to,
-                                         int64_t at, const float (&bias)[kVec],
-                                         const float (&D)[kVec], float (&dbias)[kVec],
-                                         float (&dD)[kVec]) const {
+                                         int64_t at) const {
     const auto& s = mine.stages[stage];
     const int c = lane % kAcross * kVec;
+    float bias[kVec], D[kVec], dbias[kVec], dD[kVec];
+    load_n<kVec>(mine.bias + c, bias);
+    load_n<kVec>(mine.D + c, D);
+    load_n<kVec>(mine.dbias + lane * kVec, dbias);
+    load_n<kVec>(mine.dD + lane * kVec, dD);
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       const int t = row(k);
@@ -284,18 +242,14 @@ struct BackWalker {
       float2 out[kVec];
       load_n<kVec>(s.u + t * kChannels + c, u);
       load_n<kVec>(s.delta + t * kChannels + c, raw);
-      if constexpr (kVec == 2) {
-        const float4 two = *reinterpret_cast<const float4*>(mine.out + t * kChannels + c);
-        out[0] = make_float2(two.x, two.y), out[1] = make_float2(two.z, two.w);
+      const Vector<float2, kVec> outs = *reinterpret_cast<const Vector<float2, kVec>*>(
+                                     mine.out + t * kChannels + c),
+                                 steps = *reinterpret_cast<const Vector<float2, kVec>*>(
+                                     mine.step + t * kChannels + c);
+      load_n<kVec>(mine.y + t * kChannels + c, sum[2]);
 #pragma unroll
-        for (int j = 0; j < 3; ++j) load_n<kVec>(mine.sums[t] + j * Memory::kSums + c, sum[j]);
-      } else {
-        out[0] = mine.out[t * kChannels + c];
-#pragma unroll
-        for (int r = 0; r < R; ++r) {
-#pragma unroll
-          for (int j = 0; j < 3; ++j) sum[j][0] += mine.sums[t][j * kWarp + r * kChannels + c];
-        }
+      for (int i = 0; i < kVec; ++i) {
+        out[i] = outs.at[i], sum[0][i] = steps.at[i].x, sum[1][i] = steps.at[i].y;
       }
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
@@ -334,7 +288,7 @@ struct BackWalker {
       } else {
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
-          if (at + i >= limit) continue;
+          if (at + i >= m.place.limit) continue;
           store(to.du + i, du[i]);
           store(to.ddelta + i, dd[i]);
           if (to.dz != nullptr) store(to.dz + i, dz[i]);
@@ -343,76 +297,77 @@ struct BackWalker {
       to.du += kDown * a.du_stride, to.ddelta += kDown * a.ddelta_stride;
       if (to.dz != nullptr) to.dz += kDown * a.dz_stride;
     }
+    store_n<kVec>(mine.dbias + lane * kVec, dbias);
+    store_n<kVec>(mine.dD + lane * kVec, dD);
   }
 
-  __device__ void run(int64_t segment) const {
-    const int64_t E = in().E, N = in().N, part_of = b * a.walk.segments + segment;
+  __device__ void run() const {
     const int c = lane % kChannels, part = lane / kChannels;
-    const int64_t channel = first_channel + c < limit ? first_channel + c : limit - 1;
-    const bool owner = active && first_channel + c < limit;
-    const bool several = a.walk.segments > 1;
     float rate[kStates], g[kStates], dA[kStates] = {};
     float B[kStates], C[kStates], dB[constant ? kStates : 1] = {}, dC[constant ? kStates : 1] = {};
+    {
+      const int64_t E = in().E, N = in().N;
+      const int64_t channel = channel_of(c);
 #pragma unroll
-    for (int i = 0; i < kStates; ++i) {
-      const int64_t n = kStates * part + i;
-      const bool valid = n < N && active;
-      rate[i] = valid ? decay_rate(in().A_t[n * E + channel]) : -1.0f;
-      g[i] = 0;
-      if (valid && several) {
-        g[i] = a.walk.segment_g[(part_of * N + n) * E + channel];
-      } else if (valid && a.dhT != nullptr) {
-        g[i] = a.dhT[(b * N + n) * E + channel];
+      for (int i = 0; i < kStates; ++i) {
+        const int64_t n = kStates * part + i;
+        const bool valid = n < N && active();
+        rate[i] = valid ? decay_rate(in().A_t[n * E + channel]) : -1.0f;
+        g[i] = 0;
+        if (valid && a.walk.segments > 1) {
+          g[i] = a.walk.segment_g[(part_of() * N + n) * E + channel];
+        } else if (valid && a.dhT != nullptr) {
+          g[i] = a.dhT[(m.place.b * N + n) * E + channel];
+        }
+        if constexpr (constant) {
+          B[i] = valid ? in().bc(in().Bm, 0, channel, n) : 0.0f;
+          C[i] = valid ? in().bc(in().Cm, 0, channel, n) : 0.0f;
+        }
       }
-      if constexpr (constant) {
-        B[i] = valid ? in().bc(in().Bm, 0, channel, n) : 0.0f;
-        C[i] = valid ? in().bc(in().Cm, 0, channel, n) : 0.0f;
+      if (lane < kChannels) {
+        const bool valid = first_channel() + lane < m.place.limit;
+        const int64_t at = first_channel() + lane;
+        mine.bias[lane] = in().delta_bias != nullptr && valid ? in().delta_bias[at] : 0.0f;
+        mine.D[lane] = in().D != nullptr && valid ? in().D[at] : 0.0f;
       }
-    }
-    float bias[kVec], D[kVec], dbias[kVec] = {}, dD[kVec] = {};
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      const int64_t at = first_channel + lane % kAcross * kVec + i;
-      bias[i] = in().delta_bias != nullptr && at < limit ? in().delta_bias[at] : 0.0f;
-      D[i] = in().D != nullptr && at < limit ? in().D[at] : 0.0f;
+      for (int i = 0; i < kVec; ++i) mine.dbias[lane * kVec + i] = mine.dD[lane * kVec + i] = 0;
     }
-    const int32_t* ids = in().ids == nullptr ? nullptr : in().ids + b * in().L;
-    const int64_t last_tile = begin + (end - 1 - begin) / kTile * kTile;
-    const int64_t at = first_channel + lane % kAcross * kVec;
+    const int64_t last_tile = m.place.begin + (m.place.end - 1 - m.place.begin) / kTile * kTile;
     const auto fetch = [&](int64_t t0, int stage) {
       if constexpr (copies) {
         fetch_tile(t0, stage);
-      } else if (t0 >= begin) {
+      } else if (t0 >= m.place.begin) {
         load_tile(t0, stage);
       } else {
         commit_copies();
       }
     };
     for (int i = 0; i + 1 < kStages; ++i) fetch(last_tile - i * kTile, i);
-    int window = window_at(ids, last_tile), stage = 0;
-    for (int64_t t0 = last_tile; t0 >= begin; t0 -= kTile) {
-      const int count = static_cast<int>(end - t0 < kTile ? end - t0 : kTile);
-      const Marks marks = marks_at(ids, t0, count, window);
-      window = window_at(ids, t0 - kTile);
+    int window = window_at(last_tile), stage = 0;
+    for (int64_t t0 = last_tile; t0 >= m.place.begin; t0 -= kTile) {
+      const int count = static_cast<int>(m.place.end - t0 < kTile ? m.place.end - t0 : kTile);
+      const Marks marks = marks_at(t0, count, window);
+      window = window_at(t0 - kTile);
       wait_copies<kStages - 2>();
       __syncthreads();  // the tile is there; the sums of the last one have been read
       if constexpr (!constant) convert(stage, marks);
-      prepare(stage, marks, bias);
+      prepare(stage, marks);
       fetch(t0 - (kStages - 1) * kTile, stage == 0 ? kStages - 1 : stage - 1);
       __syncthreads();
 #pragma unroll 1
       for (int half = kHalves - 1; half >= 0; --half) {
-        if (t0 + half * kSteps >= end) continue;
-        walk_back(stage, half, t0 + half * kSteps, several, channel, part_of, rate, B, C, g, dA, dB,
-                  dC);
+        if (half * kSteps >= count) continue;
+        walk_back(stage, half, t0 + half * kSteps, rate, B, C, g, dA, dB, dC);
       }
       __syncwarp();
-      if (active) {
-        const int64_t first = b * in().L + t0 + lane / kAcross;
+      if (active()) {
+        const int64_t first = m.place.b * in().L + t0 + lane / kAcross;
+        const int64_t at = first_channel() + lane % kAcross * kVec;
         finish(stage, marks, count,
                {a.du + first * a.du_stride + at, a.ddelta + first * a.ddelta_stride + at,
                 a.dz == nullptr ? nullptr : a.dz + first * a.dz_stride + at},
-               at, bias, D, dbias, dD);
+               at);
       }
       stage = stage + 1 == kStages ? 0 : stage + 1;
       if constexpr (!constant) {
@@ -420,31 +375,31 @@ struct BackWalker {
         add_slots(t0, count);
       }
     }
-    if (owner) {
+    const int64_t E = in().E, N = in().N, channel = channel_of(c);
+    if (first_channel() + c < m.place.limit) {
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
         const int64_t n = kStates * part + i;
         if (n >= N) continue;
-        a.partial_A[(part_of * N + n) * E + channel] = dA[i];
-        if (segment == 0 && a.dh0 != nullptr) a.dh0[(b * N + n) * E + channel] = g[i];
+        a.partial_A[(part_of() * N + n) * E + channel] = dA[i];
+        if (m.place.segment == 0 && a.dh0 != nullptr) {
+          a.dh0[(m.place.b * N + n) * E + channel] = g[i];
+        }
         if constexpr (constant) {
-          a.partial_B[(part_of * E + channel) * N + n] = dB[i];
-          a.partial_C[(part_of * E + channel) * N + n] = dC[i];
+          a.partial_B[(part_of() * E + channel) * N + n] = dB[i];
+          a.partial_C[(part_of() * E + channel) * N + n] = dC[i];
         }
       }
     }
+    __syncwarp();
+    if (lane < kChannels && first_channel() + lane < m.place.limit) {
+      float dbias = 0, dD = 0;
 #pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-#pragma unroll
-      for (int offset = kAcross; offset < kWarp; offset *= 2) {
-        dbias[i] += __shfl_xor_sync(kAllLanes, dbias[i], offset);
-        dD[i] += __shfl_xor_sync(kAllLanes, dD[i], offset);
+      for (int k = 0; k < kDown; ++k) {
+        dbias += mine.dbias[k * kChannels + lane], dD += mine.dD[k * kChannels + lane];
       }
-      const int64_t c0 = first_channel + lane * kVec + i;
-      if (active && lane < kAcross && c0 < limit) {
-        a.partial_bias[part_of * E + c0] = dbias[i];
-        a.partial_D[part_of * E + c0] = dD[i];
-      }
+      a.partial_bias[part_of() * E + first_channel() + lane] = dbias;
+      a.partial_D[part_of() * E + first_channel() + lane] = dD;
     }
   }
 
@@ -459,31 +414,30 @@ struct BackWalker {
   }
 
   // The states of 8 tokens from t0 again, and the walk back through them.
-  __device__ __forceinline__ void walk_back(int stage, int half, int64_t t0, bool several,
-                                            int64_t channel, int64_t part_of,
+  __device__ __forceinline__ void walk_back(int stage, int half, int64_t t0,
                                             const float (&rate)[kStates], float (&B)[kStates],
                                             float (&C)[kStates], float (&g)[kStates],
                                             float (&dA)[kStates],
                                             float (&dB)[constant ? kStates : 1],
                                             float (&dC)[constant ? kStates : 1]) const {
     const int c = lane % kChannels, part = lane / kChannels;
-    const float2* steps = mine.step + half * kSteps * kChannels + c;
+    float2* steps = mine.step + half * kSteps * kChannels + c;
     const float2* outs = mine.out + half * kSteps * kChannels + c;
     const float* rows_B = m.B + half * kSteps * kN + kStates * part;
     const float* rows_C = m.C + half * kSteps * kN + kStates * part;
-    float h[kSteps + 1][kStates], decay[kSteps][kStates], du[kSteps];
+    float h[kSteps + 1][kStates], decay[kSteps][kStates];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kStates; i += 4) {
       float four[4];
-      load_n<4>(mine.stages[stage].h[half] + 4 * (i * kWarp + lane), four);
+      load_n<4>(mine.stages[stage].h[half] + i * kWarp + 4 * lane, four);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) h[0][4 * i + k] = active ? four[k] : 0.0f;
+      for (int k = 0; k < 4; ++k) h[0][i + k] = active() ? four[k] : 0.0f;
     }
-    if (several && active) {  // the checkpoint is of the segment alone
-      asm volatile("");       // a branch: its addresses are not for the others
-      const int64_t N = in().N, E = in().E;
-      const float d = a.walk.checkpoint_d[(b * a.tiles + t0 / kSteps) * E + channel];
-      const float* from = a.walk.segment_h + (part_of * N + kStates * part) * E + channel;
+    if (a.walk.segments > 1 && active()) {  // the checkpoint is of the segment alone
+      asm volatile("");                     // a branch: its addresses are not for the others
+      const int64_t N = in().N, E = in().E, channel = channel_of(c);
+      const float d = a.walk.checkpoint_d[(m.place.b * a.tiles + t0 / kSteps) * E + channel];
+      const float* from = a.walk.segment_h + (part_of() * N + kStates * part) * E + channel;
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
         const int64_t n = kStates * part + i;
@@ -493,7 +447,6 @@ struct BackWalker {
 #pragma unroll
     for (int t = 0; t < kSteps; ++t) {
       const float2 step = steps[t * kChannels];
-      du[t] = step.y;
       if constexpr (!constant) load_n<kStates>(rows_B + t * kN, B);
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
@@ -501,10 +454,15 @@ struct BackWalker {
         h[t + 1][i] = fmaf(decay[t][i], h[t][i], __fmul_rn(step.y, B[i]));
       }
     }
-    float columns[2][kStates / 2][4] = {}, held[3] = {};
+    float columns[2][kStates / 2][4] = {};
+    [[maybe_unused]] float held[3] = {}, two[2][3] = {};
+    [[maybe_unused]] const bool odd = part & 1, upper = part & 2;
+    float* ys = mine.y + half * kSteps * kChannels + c;
+    __syncwarp();  // what `steps` were has been read
 #pragma unroll
     for (int t = kSteps - 1; t >= 0; --t) {
       const float2 out = outs[t * kChannels];
+      const float du = steps[t * kChannels].y;
       if constexpr (!constant) {
         load_n<kStates>(rows_B + t * kN, B);
         load_n<kStates>(rows_C + t * kN, C);
@@ -513,7 +471,7 @@ struct BackWalker {
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
         g[i] = fmaf(C[i], out.x, g[i]);
-        of_B[i] = g[i] * du[t];
+        of_B[i] = g[i] * du;
         of_C[i] = out.x * h[t + 1][i];
         sums[2] = fmaf(C[i], h[t + 1][i], sums[2]);
         sums[0] = fmaf(g[i], B[i], sums[0]);
@@ -522,22 +480,32 @@ struct BackWalker {
         sums[1] = fmaf(carried, rate[i], sums[1]);
         dA[i] = fmaf(out.y, carried, dA[i]);
       }
-      if constexpr (R == 2) {
-        // Two tokens at a time: one lane of the channel gets the sums of one, one of the other.
-        if (t % 2 == 0) {
+      if constexpr (R == 4) {
+        // Four tokens at a time: lane `part` ends up with the sums of token t + part.
 #pragma unroll
-          for (int k = 0; k < 3; ++k) {
-            const float sent = part ? sums[k] : held[k], kept = part ? held[k] : sums[k];
-            mine.sums[half * kSteps + t + part][k * kChannels + c] =
-                kept + __shfl_xor_sync(kAllLanes, sent, kChannels);
+        for (int k = 0; k < 3; ++k) {
+          if (t % 2 != 0) {
+            held[k] = sums[k];
+          } else {
+            const float sent = odd ? sums[k] : held[k], kept = odd ? held[k] : sums[k];
+            two[t / 2 % 2][k] = kept + __shfl_xor_sync(kAllLanes, sent, kChannels);
           }
-        } else {
-#pragma unroll
-          for (int k = 0; k < 3; ++k) held[k] = sums[k];
+          if (t % 4 == 0) {
+            const float sent = upper ? two[0][k] : two[1][k], kept = upper ? two[1][k] : two[0][k];
+            sums[k] = kept + __shfl_xor_sync(kAllLanes, sent, 2 * kChannels);
+          }
+        }
+        if (t % 4 == 0) {
+          steps[(t + part) * kChannels] = make_float2(sums[0], sums[1]);
+          ys[(t + part) * kChannels] = sums[2];
         }
       } else {
 #pragma unroll
-        for (int k = 0; k < 3; ++k) mine.sums[half * kSteps + t][k * kWarp + lane] = sums[k];
+        for (int k = 0; k < 3; ++k) sums[k] = channel_sum<R>(sums[k]);
+        if (part == 0) {
+          steps[t * kChannels] = make_float2(sums[0], sums[1]);
+          ys[t * kChannels] = sums[2];
+        }
       }
       if constexpr (constant) {
 #pragma unroll
@@ -576,7 +544,8 @@ struct BackWalker {
   // Adds the sums of the block's warps and stores them.
   __device__ __forceinline__ void add_slots(int64_t t0, int count) const {
     const int64_t width = a.groups * 2 * kN;
-    float* to = a.partial_bc + ((block * in().B + b) * in().L + t0) * width + group * 2 * kN;
+    float* to = a.partial_bc + ((m.place.block * in().B + m.place.b) * in().L + t0) * width +
+                m.place.group * 2 * kN;
 #pragma unroll 1
     for (int half = 0; half < kHalves; ++half) {
 #pragma unroll 1

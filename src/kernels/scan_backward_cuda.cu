@@ -10,37 +10,32 @@ namespace {
 constexpr const char* kName = "scan_backward";
 
 template <class T, int R, bool copies, bool constant>
-__global__ void __launch_bounds__(kThreads, 1) back_kernel(const __grid_constant__ Back<T> a) {
+__global__ void __launch_bounds__(kThreads, BackLanes<T, R>::kBlocks)
+    back_kernel(const __grid_constant__ Back<T> a) {
   extern __shared__ __align__(16) unsigned char shared[];
   using Memory = BackMemory<T, R>;
-  constexpr int kChannels = Memory::kChannels, kSlab = Memory::kSlab;
+  constexpr int kChannels = Memory::kChannels;
   auto& memory = *reinterpret_cast<Memory*>(shared);
   const ScanInput<T>& in = a.walk.in;
+  const int64_t blocks = (in.slabs_of_group(kChannels) + kBlockWarps - 1) / kBlockWarps;
+  if (threadIdx.x == 0) {
+    const int64_t block = blockIdx.x % blocks, group = blockIdx.x / blocks;
+    const int64_t begin = blockIdx.y * a.walk.per_segment, end = begin + a.walk.per_segment;
+    memory.place = {blockIdx.z,
+                    blockIdx.y,
+                    block,
+                    group,
+                    begin,
+                    end < in.L ? end : in.L,
+                    group * in.slabs_of_group(kChannels) + block * kBlockWarps,
+                    group * in.group + block * kBlockWarps * kChannels,
+                    (group + 1) * in.group};
+  }
+  __syncthreads();
   const int warp = threadIdx.x / kWarp;
-  const int64_t warps = in.slabs_of_group(kChannels),
-                blocks = (warps + kBlockWarps - 1) / kBlockWarps;
-  const int64_t block = blockIdx.x % blocks, group = blockIdx.x / blocks;
-  const int64_t segment = blockIdx.y, b = blockIdx.z;
-  const int64_t begin = segment * a.walk.per_segment;
-  const int64_t end = begin + a.walk.per_segment < in.L ? begin + a.walk.per_segment : in.L;
-  const bool active = block * kBlockWarps + warp < warps;
-  const int64_t mine = active ? block * kBlockWarps + warp : 0;
-  const BackWalker<T, R, copies, constant> walker{
-      a,
-      memory,
-      memory.warps[warp],
-      static_cast<int>(threadIdx.x % kWarp),
-      warp,
-      b,
-      group * in.slabs_of_group(kSlab) + mine * (kChannels / kSlab),
-      group * in.group + mine * kChannels,
-      (group + 1) * in.group,
-      begin,
-      end,
-      block,
-      group,
-      active};
-  walker.run(segment);
+  const BackWalker<T, R, copies, constant> walker{a, memory, memory.warps[warp],
+                                                  static_cast<int>(threadIdx.x % kWarp), warp};
+  walker.run();
 }
 
 // segment_g: from gradients that segments alone pass back to those that reach their ends.
@@ -97,14 +92,14 @@ void add_parts(Stream& stream, const float* parts, int64_t count, int64_t n, T* 
          dim3(256), 0, parts, count, n, out);
 }
 
-// Segments so that blocks of one card's 132 multiprocessors are busy, at least 256 tokens each.
+// Segments so that places for blocks on a card are busy, at least 256 tokens each.
 // More than one cost the first walk about as much again as it takes, a quarter of the whole.
-int64_t back_segments(int64_t blocks, int64_t L) {
-  constexpr int64_t kProcessors = 132, kShortest = 256, kMost = 32;
+int64_t back_segments(int64_t blocks, int64_t at_once, int64_t L) {
+  constexpr int64_t kShortest = 256, kMost = 32;
   int64_t best = 1;
   double least = 0;
   for (int64_t s = 1; s <= kMost && (s == 1 || s * kShortest <= L); ++s) {
-    const double cost = static_cast<double>(ceil_div(blocks * s, kProcessors)) /
+    const double cost = static_cast<double>(ceil_div(blocks * s, at_once)) /
                         static_cast<double>(s) * (s == 1 ? 1.0 : 1.25);
     if (s > 1 && cost >= least * 0.98) continue;
     best = s, least = cost;
@@ -115,8 +110,7 @@ int64_t back_segments(int64_t blocks, int64_t L) {
 template <class T, int R, bool copies, bool constant>
 void backward(Stream& stream, const ScanBackwardArgs& a) {
   using Memory = BackMemory<T, R>;
-  constexpr int kChannels = Memory::kChannels, kN = Memory::kN, kSlab = Memory::kSlab;
-  constexpr int kWalkLanes = Memory::kWalkLanes;
+  constexpr int kChannels = Memory::kChannels, kN = Memory::kN, kProcessors = 132;
   Back<T> p{};
   Walk<T>& w = p.walk;
   w.in = scan_input<T>(a);
@@ -125,9 +119,9 @@ void backward(Stream& stream, const ScanBackwardArgs& a) {
   w.dy = {a.dy.as<T>(), a.dy_stride};
   const int64_t groups = a.E / w.in.group;
   const int64_t blocks = ceil_div(w.in.slabs_of_group(kChannels), kBlockWarps);
-  cut(w, back_segments(blocks * groups * a.B, a.L));
+  cut(w, back_segments(blocks * groups * a.B, kProcessors * Memory::kBlocks, a.L));
   const int64_t parts = a.B * w.segments, NE = a.N * a.E, rows = a.B * a.L;
-  p.slabs = w.in.slabs(kSlab), p.tiles = w.in.tiles(), p.groups = groups;
+  p.slabs = w.in.slabs(kChannels), p.tiles = w.in.tiles(), p.groups = groups;
   const auto place = [&](float* memory) {  // returns how much there is
     int64_t used = 0;
     const auto take = [&](int64_t count) {
@@ -135,7 +129,7 @@ void backward(Stream& stream, const ScanBackwardArgs& a) {
       used += ceil_div(count, 32) * 32;
       return piece;
     };
-    w.checkpoint_h = take(a.B * w.in.tiles() * w.in.slabs(kSlab) * kSlab * kN);
+    w.checkpoint_h = take(a.B * w.in.tiles() * w.in.slabs(kChannels) * kChannels * kN);
     if (w.segments > 1) {
       w.checkpoint_d = take(a.B * w.in.tiles() * a.E);
       w.segment_h = take(parts * NE), w.segment_g = take(parts * NE),
@@ -154,14 +148,14 @@ void backward(Stream& stream, const ScanBackwardArgs& a) {
   if (memory == nullptr) return;
   place(memory);
   if (w.segments > 1) {
-    launch_walk<T, kWalkLanes, copies, Task::kCheckpointsOfSegments>(stream, kName, w);
+    launch_walk<T, R, copies, Task::kCheckpointsOfSegments>(stream, kName, w);
     const dim3 grid(static_cast<unsigned>(ceil_div(a.B * NE, 256)));
     launch(stream, kName, chain_kernel, grid, dim3(256), 0, a.B, w.segments, a.N, a.E, w.in.A_t,
            w.h0, w.h_stride, w.segment_d, w.segment_h);
     launch(stream, kName, chain_back_kernel, grid, dim3(256), 0, a.B, w.segments, a.N, a.E,
            w.in.A_t, a.dhT.as<float>(), w.segment_d, w.segment_g);
   } else {
-    launch_walk<T, kWalkLanes, copies, Task::kCheckpoints>(stream, kName, w);
+    launch_walk<T, R, copies, Task::kCheckpoints>(stream, kName, w);
   }
   p.dhT = a.dhT.as<float>(), p.dh0 = a.dh0.as<float>();
   p.du = a.du.as<T>(), p.ddelta = a.ddelta.as<T>(), p.dz = a.dz.as<T>();
@@ -200,13 +194,12 @@ void scan_backward(Stream& stream, const ScanBackwardArgs& a) noexcept {
     return;
   }
   with_training_type(a.u.dtype, [&]<class T>() {
-    with_lanes(stream, kName, a.N, [&]<int kWalkLanes>() {
-      constexpr int R = kWalkLanes == 4 ? 2 : kWalkLanes;
+    with_lanes(stream, kName, a.N, [&]<int R>() {
       if (a.bc == ScanBC::kConstant) return backward<T, R, false, true>(stream, a);
-      if constexpr (R == 2) {
-        if (takes_copies(a, kWalkLanes) && a.E / a.G % 16 == 0 &&
-            rows_aligned(a.dy, a.dy_stride, 16) && rows_aligned(a.du, a.du_stride, 16) &&
-            rows_aligned(a.ddelta, a.ddelta_stride, 16) && rows_aligned(a.dz, a.dz_stride, 16)) {
+      if constexpr (R == 4) {
+        if (takes_copies(a, R) && rows_aligned(a.dy, a.dy_stride, 16) &&
+            rows_aligned(a.du, a.du_stride, 16) && rows_aligned(a.ddelta, a.ddelta_stride, 16) &&
+            rows_aligned(a.dz, a.dz_stride, 16)) {
           return backward<T, R, true, false>(stream, a);
         }
       }
