@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files of prepared weights as a program sees them that loads models: who may read them, and whose
+// are believed. What is in them: tests/cli/panel_cache.py.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "mamba/model.h"
+#include "model/two_mixers.h"
+#include "support/expect_error.h"
+
+namespace mamba::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class PanelFiles : public testing::Test {
+ protected:
+  PanelFiles() : folder_(scratch_ / "model"), weights_(folder_ + "/model.safetensors") {
+    fs::create_directory(folder_);
+    Model::create(config_of("mamba1", 256, 2), 3).save(folder_);
+    options_.dtype = DType::kQ4_0;
+    options_.cache.use = true;
+    options_.cache.after_seconds = 0;
+    options_.cache.folder = scratch_ / "cache";
+    options_.cache.on_note = [this](const std::string& text) { notes_ += text + "\n"; };
+  }
+  // What a load tells.
+  std::string load() {
+    notes_.clear();
+    Model::load(folder_, options_);
+    return notes_;
+  }
+  std::string panels() const { return folder_ + "/.model.safetensors.q4_0.v1.panels"; }
+  static unsigned mode_of(const std::string& path) {
+    struct stat info = {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+    return info.st_mode & 07777;
+  }
+
+  const ScratchFolder scratch_;
+  const std::string folder_, weights_;
+  ModelOptions options_;
+  std::string notes_;
+};
+
+// Panels are the weights once more: nobody reads them who cannot read those.
+TEST_F(PanelFiles, AreAsPrivateAsTheWeights) {
+  const mode_t old = umask(022);
+  load();
+  EXPECT_EQ(mode_of(panels()), 0644u);
+  fs::remove(panels());
+  ASSERT_EQ(chmod(weights_.c_str(), 0640), 0);
+  load();
+  EXPECT_EQ(mode_of(panels()), 0600u);
+  // In the folder of one user they are that user's.
+  fs::remove(panels());
+  fs::create_directory(panels());
+  ASSERT_EQ(chmod(weights_.c_str(), 0644), 0);
+  EXPECT_NE(load().find("kept in " + options_.cache.folder), std::string::npos) << notes_;
+  for (const fs::directory_entry& entry : fs::directory_iterator(options_.cache.folder)) {
+    EXPECT_EQ(mode_of(entry.path().string()), 0600u);
+  }
+  umask(old);
+}
+
+// Where everybody may put files, as in /tmp, those beside a model may be anyone's.
+TEST_F(PanelFiles, OfStrangersAreNotBelieved) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can give files away";
+  load();
+  ASSERT_EQ(chown(panels().c_str(), 65534, 65534), 0);
+  EXPECT_NE(load().find("panels from"), std::string::npos) << notes_;
+  ASSERT_EQ(chmod(folder_.c_str(), 01777), 0);
+  const std::string told = load();
+  EXPECT_NE(told.find("another user put it there"), std::string::npos) << told;
+  EXPECT_EQ(told.find("panels from"), std::string::npos) << told;
+  // The model's own owner could have written anything into it.
+  ASSERT_EQ(chown(panels().c_str(), 65534, 65534), 0);
+  ASSERT_EQ(chown(weights_.c_str(), 65534, 65534), 0);
+  EXPECT_NE(load().find("panels from"), std::string::npos) << notes_;
+}
+
+}  // namespace
+}  // namespace mamba::test
