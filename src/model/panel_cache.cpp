@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -111,17 +112,19 @@ const char* main_type(const ParamTable& table, const std::vector<DType>& types) 
   return most == elements.end() ? nullptr : dtype_name(most->first);
 }
 
-// What a process that was killed while it wrote `path` has left.
-void remove_left_over(const fs::path& path) {
+// What processes that were killed while they wrote panels have left. At every load, as the next one
+// after such an end writes the file, and what was left is too young for it to tell.
+void remove_left_over(const Place& place) {
   const auto old = fs::file_time_type::clock::now() - std::chrono::minutes(10);
-  const std::string start = "." + path.filename().string();
+  const std::string start = "." + place.stem;
   std::vector<fs::path> left;
   std::error_code error;
-  for (fs::directory_iterator at(path.parent_path(), error);
-       !error && at != fs::directory_iterator(); at.increment(error)) {
+  for (fs::directory_iterator at(place.folder, error); !error && at != fs::directory_iterator();
+       at.increment(error)) {
     const std::string name = at->path().filename().string();
     std::error_code ignored;
-    if (name.starts_with(start) && is_temporary_name(name) && at->last_write_time(ignored) < old) {
+    if (name.starts_with(start) && name.find(kEnding) != std::string::npos &&
+        is_temporary_name(name) && at->last_write_time(ignored) < old) {
       left.push_back(at->path());
     }
   }
@@ -162,6 +165,7 @@ void PanelCache::find(const WeightFiles& files) {
   key_ = fmt::format("{:016x}", key);
   source_ = first_file(files).string();
   for (const Place& place : places(files, options_.cache.folder)) {
+    remove_left_over(place);
     const std::string name = fmt::format("{}{}.v{}{}", place.stem, type, kVersion, kEnding);
     candidates_.push_back({(place.folder / name).string(), place.mode});
   }
@@ -273,12 +277,17 @@ bool PanelCache::write(const Candidate& to) {
     const std::string& name = network_.table().specs()[i].name;
     MAMBA_CHECK(p.panel == panels::kPanelMark && p.bytes == bytes_of(i));
     metadata[kHash + name] = fmt::format("{:016x}", hash_bytes(p.data, p.bytes, 0));
-    tensors.push_back({name, DType::kU8, {p.bytes}, p.data});
+    // By blocks, so that an interruption need not wait for gigabytes.
+    const auto fill = [&p, this](int64_t begin, int64_t count, void* out) {
+      if (options_.interrupted && options_.interrupted())
+        fail(ErrorCode::kCancelled, "interrupted");
+      std::memcpy(out, static_cast<const char*>(p.data) + begin, static_cast<size_t>(count));
+    };
+    tensors.push_back({name, DType::kU8, {p.bytes}, nullptr, fill});
   }
   try {
     std::error_code ignored;
     fs::create_directories(fs::path(to.path).parent_path(), ignored);
-    remove_left_over(to.path);
     write_safetensors(to.path, tensors, metadata, kAlignment, to.mode);
   } catch (const Error& error) {
     note(fmt::format("panels are not kept: {}", error.what()));

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files of prepared weights as a program sees them that loads models: who may read them, and whose
-// are believed. What is in them: tests/cli/panel_cache.py.
+// Files of prepared weights as a program sees them that loads models: who may read them, whose are
+// believed, and what an interruption leaves. What is in them: tests/cli/panel_cache.py.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 
+#include "base/atomic_file.h"
 #include "mamba/model.h"
 #include "model/two_mixers.h"
 #include "support/expect_error.h"
@@ -38,6 +40,12 @@ class PanelFiles : public testing::Test {
     struct stat info = {};
     EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
     return info.st_mode & 07777;
+  }
+  static bool has_temporary(const std::string& folder) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      if (is_temporary_name(entry.path().filename().string())) return true;
+    }
+    return false;
   }
 
   const ScratchFolder scratch_;
@@ -80,6 +88,32 @@ TEST_F(PanelFiles, OfStrangersAreNotBelieved) {
   ASSERT_EQ(chown(panels().c_str(), 65534, 65534), 0);
   ASSERT_EQ(chown(weights_.c_str(), 65534, 65534), 0);
   EXPECT_NE(load().find("panels from"), std::string::npos) << notes_;
+}
+
+// Of what was left by a process that was killed, long ago, and of one that may be writing.
+TEST_F(PanelFiles, LeftHalfWrittenGoAwayAtALoad) {
+  load();
+  const std::string old = folder_ + "/..model.safetensors.q8_0.v1.panels.mamba-tmp-1-0",
+                    young = folder_ + "/..model.safetensors.q4_0.v1.panels.mamba-tmp-2-0",
+                    other = folder_ + "/..model.safetensors.notes.mamba-tmp-1-0";
+  for (const std::string& path : {old, young, other}) {
+    write_file_atomic(path, "half");
+    if (path != young) {
+      fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(1));
+    }
+  }
+  EXPECT_NE(load().find("panels from"), std::string::npos) << notes_;
+  EXPECT_FALSE(fs::exists(old));
+  EXPECT_TRUE(fs::exists(young));
+  EXPECT_TRUE(fs::exists(other));
+}
+
+TEST_F(PanelFiles, AreNotWrittenOnAfterAnInterruption) {
+  options_.interrupted = [this] { return has_temporary(folder_); };
+  const std::string told = load();
+  EXPECT_NE(told.find("not kept: interrupted"), std::string::npos) << told;
+  EXPECT_FALSE(fs::exists(panels()));
+  EXPECT_FALSE(has_temporary(folder_));
 }
 
 }  // namespace
