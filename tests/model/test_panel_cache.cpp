@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files of prepared weights as a program sees them that loads models: who may read them, whose are
 // believed, and what an interruption leaves. What is in them: tests/cli/panel_cache.py.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <filesystem>
+#include <utility>
 
 #include "base/atomic_file.h"
+#include "base/hash.h"
+#include "formats/safetensors.h"
 #include "mamba/model.h"
+#include "model/model_io.h"
 #include "model/two_mixers.h"
 #include "support/expect_error.h"
 
@@ -114,6 +119,37 @@ TEST_F(PanelFiles, AreNotWrittenOnAfterAnInterruption) {
   EXPECT_NE(told.find("not kept: interrupted"), std::string::npos) << told;
   EXPECT_FALSE(fs::exists(panels()));
   EXPECT_FALSE(has_temporary(folder_));
+}
+
+// What is in such a file must be what the program would make today, in all types. Where this fails
+// on purpose, raise kVersion in model/panel_cache.cpp, and set the numbers it prints here.
+TEST_F(PanelFiles, HoldWhatTheirVersionSays) {
+  const std::pair<DType, const char*> kWanted[] = {
+      {DType::kQ4_0, "39b918baf03514b0"},  {DType::kQ4_1, "d44a6d32e7b843fd"},
+      {DType::kQ5_0, "fe6b88586e8f6a45"},  {DType::kQ5_1, "0a4dbf8b4876d9b1"},
+      {DType::kQ8_0, "2044fe8f1066727b"},  {DType::kQ4_K, "49af7d5a288fcadf"},
+      {DType::kQ5_K, "490ad2a23e0fe40a"},  {DType::kQ6_K, "f8ffdd85e298adc4"},
+      {DType::kIQ4_NL, "ffb1c727311a23a6"}};
+  Network network(config_of("mamba1", 256, 2), Device::create({"cpu", 1}), Product::kF32);
+  float* values = network.parameters().as<float>();
+  for (int64_t i = 0; i < network.table().flat_count(); ++i) {
+    values[i] = static_cast<float>(i * 40503 % 65536) / 65536 - 0.5f;
+  }
+  network.parameters_changed(false);
+  save_model(network, folder_, DType::kF32);
+  for (const auto& [type, wanted] : kWanted) {
+    options_.dtype = type;
+    const std::string path =
+        folder_ + "/.model.safetensors." + std::string(dtype_name(type)) + ".v1.panels";
+    EXPECT_NE(load().find(path), std::string::npos) << notes_;
+    std::string all;  // hashes of tensors
+    const SafetensorsFile file(path);
+    for (const auto& [key, value] : file.metadata()) {
+      if (key.starts_with("hash of ")) all += value;
+    }
+    EXPECT_EQ(fmt::format("{:016x}", hash_bytes(all.data(), std::ssize(all), 0)), wanted)
+        << dtype_name(type);
+  }
 }
 
 }  // namespace
