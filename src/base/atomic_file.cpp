@@ -75,7 +75,7 @@ void swap_folders(const std::string& fresh, const std::string& final_path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(const std::string& path) : path_(path) {
+AtomicFile::AtomicFile(const std::string& path, unsigned mode) : path_(path) {
   std::error_code ignored;  // what cannot be looked at cannot be written either: open() tells
   if (fs::path(path).filename().empty() || fs::is_directory(path, ignored)) {
     fail(ErrorCode::kInvalidArgument,
@@ -83,7 +83,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   }
   do {
     temporary_ = temporary_name(path);
-    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   } while (fd_ < 0 && errno == EEXIST);  // left by a killed process that had our number
   if (fd_ < 0) fail_io(path_, "create a file", errno);
 }

@@ -18,7 +18,8 @@ namespace mamba {
 // temporary and leaves what was at `path` before.
 class AtomicFile {
  public:
-  explicit AtomicFile(const std::string& path);
+  // mode: of the file, less what the process's umask takes away.
+  explicit AtomicFile(const std::string& path, unsigned mode = 0666);
   ~AtomicFile();  // removes the temporary unless commit() succeeded
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;

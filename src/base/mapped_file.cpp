@@ -51,6 +51,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
          S_ISDIR(info.st_mode) ? "folder" : "device, pipe or socket");
   }
   size_ = static_cast<size_t>(info.st_size);
+  owner_ = info.st_uid;
   if (size_ == 0) return;
   void* at = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
   if (at == MAP_FAILED) {
@@ -78,12 +79,14 @@ void MappedFile::release(const void* data, size_t bytes) const {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      owner_(other.owner_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(owner_, other.owner_);
   return *this;
 }
 

@@ -23,6 +23,7 @@ class MappedFile {
   const uint8_t* data() const { return data_; }  // null for an empty file
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  uint32_t owner() const { return owner_; }  // user id
   // Gives back the memory of whole pages within these bytes, if they lie in this file; what is read
   // there later comes from the file again.
   void release(const void* data, size_t bytes) const;
@@ -31,6 +32,7 @@ class MappedFile {
   std::string path_;
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
+  uint32_t owner_ = 0;
 };
 
 }  // namespace mamba

@@ -12,7 +12,7 @@
 namespace mamba {
 
 // The tensors under their transformers names and shapes. Blocks stay as they are in the mapped
-// file; A_log is recomputed from A = -exp(A_log), equal within rounding. Throws bad_file or
+// file; A_log is recomputed from A = -exp(A_log) as ln(-A), rounded once. Throws bad_file or
 // unsupported.
 class GgufModel : public TensorTable {
  public:

@@ -138,7 +138,7 @@ void MambaCFile::parse(const uint8_t* bytes, size_t count) {
                "[{}] expected A of layer {} to be negative, got {} at element {}; damaged", where_,
                layer, out[i], i);
         }
-        out[i] = std::log(-out[i]);
+        out[i] = static_cast<float>(std::log(-static_cast<double>(out[i])));
       }
       tensor.data = out;
     }

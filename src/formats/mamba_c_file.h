@@ -14,7 +14,7 @@
 namespace mamba {
 
 // The tensors under the transformers names. The file holds A = -exp(A_log), so A_log is recomputed
-// (equal within rounding, not by bits); the rest lies in the mapped file. Throws bad_file or
+// as ln(-A), rounded once; the rest lies in the mapped file. Throws bad_file or
 // unsupported.
 class MambaCFile : public TensorTable {
  public:

@@ -32,9 +32,11 @@ class SafetensorsFile : public TensorTable {
 using TensorMetadata = std::map<std::string, std::string>;
 
 // One file, atomically. The order is canonical (larger dtypes first, then by name) whatever the
-// order of `tensors`; names must differ. The first tensor begins at a multiple of `alignment`.
+// order of `tensors`; names must differ. The first tensor begins at a multiple of `alignment`;
+// mode as in AtomicFile.
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
-                       const TensorMetadata& metadata = {}, int64_t alignment = 8);
+                       const TensorMetadata& metadata = {}, int64_t alignment = 8,
+                       unsigned mode = 0666);
 
 // The bytes of such a file.
 std::string safetensors_bytes(const std::vector<TensorData>& tensors,

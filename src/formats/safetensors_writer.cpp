@@ -127,9 +127,9 @@ std::string safetensors_bytes(const std::vector<TensorData>& tensors,
 }
 
 void write_safetensors(const std::string& path, const std::vector<TensorData>& tensors,
-                       const TensorMetadata& metadata, int64_t alignment) {
+                       const TensorMetadata& metadata, int64_t alignment, unsigned mode) {
   check_names(tensors);
-  AtomicFile file(path);
+  AtomicFile file(path, mode);
   append_all(file, tensors, metadata, alignment);
   file.commit();
 }

@@ -79,6 +79,7 @@ void initialize(Network& network, uint64_t seed) {
 
 float settled(float A_log) {
   const float A = static_cast<float>(std::exp(static_cast<double>(A_log)));
+  if (A == 0 || std::isinf(A)) return A_log;
   return static_cast<float>(std::log(static_cast<double>(A)));
 }
 

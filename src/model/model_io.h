@@ -45,7 +45,8 @@ void initialize(Network& network, uint64_t seed);
 //
 // Rounding ln(-A) moves it by half an ulp. From |A_log| = 1 on, where an ulp of it is a relative
 // step of A or more, it comes back as it was; below 1 half an ulp is at most 2^-25, which is no
-// more than half a step of A, so that A comes back.
+// more than half a step of A, so that A comes back. So it does for an A below 1.2e-38, whose steps
+// are larger. Where A is 0 or infinite, which no such file may hold, A_log stays.
 float settled(float A_log);
 // Does that to a network whose values are f32; parameters_changed() is to follow.
 void settle_rates(Network& network);

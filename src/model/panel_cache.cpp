@@ -3,10 +3,13 @@
 #include "model/panel_cache.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <map>
 
@@ -14,6 +17,7 @@
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/json.h"
+#include "formats/safetensors.h"
 #include "formats/weight_files.h"
 #include "kernels/linear_q_packed.h"
 
@@ -63,15 +67,37 @@ fs::path first_file(const WeightFiles& files) {
 struct Place {
   fs::path folder;
   std::string stem;
+  unsigned mode;  // of files made there
 };
-std::vector<Place> places(const fs::path& model, const std::string& folder) {
+std::vector<Place> places(const WeightFiles& files, const std::string& folder) {
+  // Panels are the weights once more: who cannot read those reads no panels either.
+  constexpr unsigned kForAll = 0666, kForOwner = 0600;
+  const bool open_to_all =
+      std::all_of(files.files().begin(), files.files().end(), [](const std::string& path) {
+        std::error_code error;
+        const fs::perms perms = fs::status(path, error).permissions();
+        return !error && (perms & fs::perms::others_read) != fs::perms::none;
+      });
+  const fs::path model = first_file(files);
   const std::string name = model.filename().string();
-  std::vector<Place> all = {{model.parent_path(), "." + name + "."}};
+  std::vector<Place> all = {
+      {model.parent_path(), "." + name + ".", open_to_all ? kForAll : kForOwner}};
   if (!folder.empty()) {
     const uint64_t where = hash_text(model.parent_path().string(), 0);
-    all.push_back({folder, fmt::format("{}.{:016x}.", name, where)});
+    all.push_back({folder, fmt::format("{}.{:016x}.", name, where), kForOwner});
   }
   return all;
+}
+
+// In a folder like /tmp everybody may put a file beside a model that only its owner may replace.
+// Elsewhere who could write the panels could have written the weights.
+bool is_of_stranger(const MappedFile& file, const std::string& model) {
+  struct stat folder, weights;
+  if (stat(fs::path(file.path()).parent_path().c_str(), &folder) != 0) return true;
+  if ((folder.st_mode & S_ISVTX) == 0) return false;
+  const uid_t owner = file.owner();
+  return owner != 0 && owner != geteuid() && owner != folder.st_uid &&
+         (stat(model.c_str(), &weights) != 0 || owner != weights.st_uid);
 }
 
 // The type that most of what is in blocks has, or nothing.
@@ -86,17 +112,19 @@ const char* main_type(const ParamTable& table, const std::vector<DType>& types) 
   return most == elements.end() ? nullptr : dtype_name(most->first);
 }
 
-// What a process that was killed while it wrote `path` has left.
-void remove_left_over(const fs::path& path) {
+// What processes that were killed while they wrote panels have left. At every load, as the next one
+// after such an end writes the file, and what was left is too young for it to tell.
+void remove_left_over(const Place& place) {
   const auto old = fs::file_time_type::clock::now() - std::chrono::minutes(10);
-  const std::string start = "." + path.filename().string();
+  const std::string start = "." + place.stem;
   std::vector<fs::path> left;
   std::error_code error;
-  for (fs::directory_iterator at(path.parent_path(), error);
-       !error && at != fs::directory_iterator(); at.increment(error)) {
+  for (fs::directory_iterator at(place.folder, error); !error && at != fs::directory_iterator();
+       at.increment(error)) {
     const std::string name = at->path().filename().string();
     std::error_code ignored;
-    if (name.starts_with(start) && is_temporary_name(name) && at->last_write_time(ignored) < old) {
+    if (name.starts_with(start) && name.find(kEnding) != std::string::npos &&
+        is_temporary_name(name) && at->last_write_time(ignored) < old) {
       left.push_back(at->path());
     }
   }
@@ -135,14 +163,14 @@ void PanelCache::find(const WeightFiles& files) {
         fmt::format("{} {} {}", spec.name, shape_text(spec.shape), dtype_name(types_[i])), key);
   }
   key_ = fmt::format("{:016x}", key);
-  const fs::path model = first_file(files);
-  source_ = model.string();
-  for (const Place& place : places(model, options_.cache.folder)) {
-    paths_.push_back(
-        (place.folder / fmt::format("{}{}.v{}{}", place.stem, type, kVersion, kEnding)).string());
+  source_ = first_file(files).string();
+  for (const Place& place : places(files, options_.cache.folder)) {
+    remove_left_over(place);
+    const std::string name = fmt::format("{}{}.v{}{}", place.stem, type, kVersion, kEnding);
+    candidates_.push_back({(place.folder / name).string(), place.mode});
   }
-  for (const std::string& path : paths_) {
-    if (open(path)) return;
+  for (const Candidate& candidate : candidates_) {
+    if (open(candidate.path)) return;
   }
 }
 
@@ -165,14 +193,16 @@ bool PanelCache::open(const std::string& path) {
   if (!fs::exists(path, ignored)) return false;
   std::vector<const void*> ready(types_.size(), nullptr);
   std::vector<uint64_t> hashes(types_.size(), 0);
-  std::unique_ptr<SafetensorsFile> file;
+  std::unique_ptr<MappedFile> file;
   const auto no = [&](const std::string& why) {
     note(fmt::format("{} is not used: {}", printable(path, 200), why));
     return false;
   };
   try {
-    file = std::make_unique<SafetensorsFile>(path);
-    const auto& metadata = file->metadata();
+    file = std::make_unique<MappedFile>(path);
+    if (is_of_stranger(*file, source_)) return no("another user put it there");
+    const SafetensorsFile tensors(file->data(), file->size(), path);
+    const auto& metadata = tensors.metadata();
     const auto get = [&](const std::string& key) {
       const auto found = metadata.find(key);
       return found == metadata.end() ? "" : found->second;
@@ -182,7 +212,7 @@ bool PanelCache::open(const std::string& path) {
     for (size_t i = 0; i < types_.size(); ++i) {
       if (!is_quantized(types_[i])) continue;
       const std::string& name = network_.table().specs()[i].name;
-      const TensorInfo& t = file->get(name);
+      const TensorInfo& t = tensors.get(name);
       const bool aligned = reinterpret_cast<uintptr_t>(t.data) % kAlignment == 0;
       if (t.dtype != DType::kU8 || t.bytes != bytes_of(i) || !aligned) return no("it is damaged");
       ready[i] = t.data;
@@ -226,18 +256,18 @@ bool PanelCache::set(int index) {
   index_ = static_cast<size_t>(index);
   if (ready_[index_] == nullptr) return false;
   network_.set_parameter(index, CBuf(ready_[index_], types_[index_]));
-  file_->release(file_->get(network_.table()[index].name));
+  file_->release(ready_[index_], static_cast<size_t>(bytes_of(index_)));
   return true;
 }
 
 void PanelCache::keep(double seconds) {
-  if (paths_.empty() || file_ != nullptr || seconds <= options_.cache.after_seconds) return;
-  for (const std::string& path : paths_) {
-    if (write(path)) return;
+  if (candidates_.empty() || file_ != nullptr || seconds <= options_.cache.after_seconds) return;
+  for (const Candidate& candidate : candidates_) {
+    if (write(candidate)) return;
   }
 }
 
-bool PanelCache::write(const std::string& path) {
+bool PanelCache::write(const Candidate& to) {
   TensorMetadata metadata = {
       {"format", kFormat}, {"key", key_}, {"source", printable(source_, 1000)}};
   std::vector<TensorData> tensors;
@@ -247,25 +277,30 @@ bool PanelCache::write(const std::string& path) {
     const std::string& name = network_.table().specs()[i].name;
     MAMBA_CHECK(p.panel == panels::kPanelMark && p.bytes == bytes_of(i));
     metadata[kHash + name] = fmt::format("{:016x}", hash_bytes(p.data, p.bytes, 0));
-    tensors.push_back({name, DType::kU8, {p.bytes}, p.data});
+    // By blocks, so that an interruption need not wait for gigabytes.
+    const auto fill = [&p, this](int64_t begin, int64_t count, void* out) {
+      if (options_.interrupted && options_.interrupted())
+        fail(ErrorCode::kCancelled, "interrupted");
+      std::memcpy(out, static_cast<const char*>(p.data) + begin, static_cast<size_t>(count));
+    };
+    tensors.push_back({name, DType::kU8, {p.bytes}, nullptr, fill});
   }
   try {
     std::error_code ignored;
-    fs::create_directories(fs::path(path).parent_path(), ignored);
-    remove_left_over(path);
-    write_safetensors(path, tensors, metadata, kAlignment);
+    fs::create_directories(fs::path(to.path).parent_path(), ignored);
+    write_safetensors(to.path, tensors, metadata, kAlignment, to.mode);
   } catch (const Error& error) {
     note(fmt::format("panels are not kept: {}", error.what()));
     return false;
   }
-  note(fmt::format("panels kept in {}", printable(path, 200)));
+  note(fmt::format("panels kept in {}", printable(to.path, 200)));
   return true;
 }
 
 std::vector<std::string> panel_files(const std::string& path, const std::string& folder) {
   std::vector<std::string> found;
   const WeightFiles files(path);
-  for (const Place& place : places(first_file(files), folder)) {
+  for (const Place& place : places(files, folder)) {
     std::error_code error;
     for (fs::directory_iterator at(place.folder, error); !error && at != fs::directory_iterator();
          at.increment(error)) {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "formats/safetensors.h"
+#include "base/mapped_file.h"
 #include "mamba/model.h"
 #include "model/network.h"
 
@@ -39,8 +39,13 @@ class PanelCache {
   };
   static void watch(Stream& stream, const LinearQPackArgs& args) noexcept;
   void find(const WeightFiles& files);
+  // Where the file may be.
+  struct Candidate {
+    std::string path;
+    unsigned mode;  // of one that is made
+  };
   bool open(const std::string& path);
-  bool write(const std::string& path);
+  bool write(const Candidate& to);
   void note(const std::string& text) const;
   int64_t bytes_of(size_t index) const;
 
@@ -48,8 +53,8 @@ class PanelCache {
   const ModelOptions& options_;
   std::vector<DType> types_;
   std::string key_, source_;
-  std::vector<std::string> paths_;  // where the file may be, best first
-  std::unique_ptr<SafetensorsFile> file_;
+  std::vector<Candidate> candidates_;  // best first
+  std::unique_ptr<MappedFile> file_;
   std::vector<const void*> ready_;           // by table index, in file_; null without one
   std::vector<const PackedLinear*> packed_;  // by table index, of the network
   size_t index_ = 0;

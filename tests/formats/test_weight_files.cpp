@@ -108,6 +108,13 @@ TEST(mamba_c, header_and_tensors_are_read) {
   read_to_f32(files.get("backbone.layers.0.mixer.A_log", {3, 2}), value);
   EXPECT_EQ(value[0], std::log(0.5f * (before + 1)));
   EXPECT_EQ(value[5], std::log(0.5f * (before + 6)));
+  // Rounded once, as GGUF's is, where the log of f32 gives another neighbour.
+  std::string rates = mamba_c_file(1);
+  const float A = -0x1.05878p+3f;
+  memcpy(rates.data() + 256 + 4 * static_cast<size_t>(before), &A, sizeof A);
+  write_file_atomic(folder / "rates.bin", rates);
+  read_to_f32(WeightFiles(folder / "rates.bin").get("backbone.layers.0.mixer.A_log"), value);
+  EXPECT_EQ(value[0], static_cast<float>(std::log(0x1.05878p+3)));
   write_file_atomic(folder / "untied.bin", mamba_c_file(0));
   EXPECT_NE(WeightFiles(folder / "untied.bin").find("lm_head.weight"), nullptr);
 }

@@ -107,6 +107,12 @@ TEST(WeightTypes, RatesAreSettled) {
     moved += to != v;
   }
   EXPECT_GT(moved, 1000);
+  // Denormal A keep A as well; where A is 0 or infinite, ln(-A) would be no number to train from.
+  for (float v = -104.5f; v < -87; v += 0x1p-10f) {
+    ASSERT_EQ(rate(v), rate(settled(v))) << v;
+    ASSERT_TRUE(std::isfinite(settled(v))) << v;
+  }
+  for (const float v : {-3e38f, -200.0f, 88.8f, 3e38f}) EXPECT_EQ(settled(v), v);
 }
 
 // Few bits by --dtype and a file of them are the same model.
