@@ -31,6 +31,7 @@ except ModuleNotFoundError as missing:
                  "pip install numpy gguf")
 
 VARIANTS = ("mamba1", "mamba2")
+SIZES = ("130m", "370m", "790m")
 TYPES = ("f32", "bf16", "8bit", "4bit")
 TESTS = ("prefill", "decode", "batch", "load", "memory", "train")
 RIVALS = ("llama.cpp", "mamba.c", "mamba.py", "transformers")
@@ -49,6 +50,8 @@ def parse_arguments():
                         help="rivals and models; default %(default)s")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--size", choices=SIZES, default=SIZES[0],
+                        help="of the models; default %(default)s")
     parser.add_argument("--repetitions", type=int, default=3, help="inside of each process")
     for name, words in (("variants", VARIANTS), ("types", TYPES), ("tests", TESTS)):
         parser.add_argument(f"--{name}", default=",".join(words), help="default %(default)s")

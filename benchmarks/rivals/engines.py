@@ -93,7 +93,7 @@ class Engine:
         """Builds what the rows need; here nothing."""
 
     def model(self, variant):
-        return models.write_folder(variant, self.folder / f"{variant}-130m")
+        return models.write_folder(variant, self.args.size, self.folder / f"{variant}-{self.args.size}")
 
 
 class Ours(Engine):
@@ -171,7 +171,7 @@ class Llama(Engine):
     def file(self, variant, kind):
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            f32 = self.write(variant, self.folder / f"{variant}-130m-f32.gguf")
+            f32 = self.write(variant, self.folder / f"{variant}-{self.args.size}-f32.gguf")
             return models.quantized(self.program("llama-quantize").parent, f32, LLAMA_TYPES[kind])
         except (OSError, subprocess.CalledProcessError) as error:
             raise Failed(f"no GGUF file for llama.cpp: {error}") from error
@@ -179,7 +179,7 @@ class Llama(Engine):
     def write(self, variant, path):
         if importlib.util.find_spec("gguf") is None and not path.exists():
             raise Failed("the python package gguf is not installed here")
-        return models.write_gguf(variant, path)
+        return models.write_gguf(variant, self.args.size, path)
 
     def measure(self, row):
         path, threads = self.file(row["variant"], row["type"]), self.args.threads

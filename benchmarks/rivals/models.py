@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models for the comparisons: 130m shapes, random weights with the papers' initialisation, as a folder
+"""Models for the comparisons: shapes of the papers, random weights with the papers' initialisation, as a folder
 in the transformers form and, from the same values, as GGUF for llama.cpp."""
 
 import json
@@ -10,8 +10,9 @@ import subprocess
 
 import numpy as np
 
-# name: vocabulary (rounded up as the packages do), width, layers
-SHAPES = {"mamba1": (50280, 768, 24), "mamba2": (50288, 768, 24)}
+# Rounded up as the packages do.
+VOCABULARY = {"mamba1": 50280, "mamba2": 50288}
+SIZES = {"130m": (768, 24), "370m": (1024, 48), "790m": (1536, 48)}  # width, layers
 D_CONV, HEADDIM = 4, 64
 STATE = {"mamba1": 16, "mamba2": 128}
 
@@ -21,9 +22,9 @@ def softplus_inverse_dt(rng, count):
     return dt + np.log(-np.expm1(-dt))
 
 
-def tensors(variant, seed=0):
+def tensors(variant, size, seed=0):
     """Names and f32 values in the transformers form, one after the other."""
-    vocab, width, layers = SHAPES[variant]
+    vocab, (width, layers) = VOCABULARY[variant], SIZES[size]
     inner, state = 2 * width, STATE[variant]
     heads, rank = inner // HEADDIM, width // 16
     rng = np.random.default_rng(seed)
@@ -57,8 +58,8 @@ def tensors(variant, seed=0):
     yield "backbone.norm_f.weight", np.ones(width)
 
 
-def config(variant):
-    vocab, width, layers = SHAPES[variant]
+def config(variant, size):
+    vocab, (width, layers) = VOCABULARY[variant], SIZES[size]
     common = {"vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers,
               "state_size": STATE[variant], "conv_kernel": D_CONV, "expand": 2, "use_bias": False,
               "use_conv_bias": True, "hidden_act": "silu", "layer_norm_epsilon": 1e-5,
@@ -76,20 +77,20 @@ def config(variant):
             "time_step_rank": width // 16, "time_step_limit": [0.0, float("inf")]}
 
 
-def write_folder(variant, folder):
+def write_folder(variant, size, folder):
     """config.json and model.safetensors; kept if there."""
     folder = pathlib.Path(folder)
     weights = folder / "model.safetensors"
     if weights.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config(variant), indent=2))
-    header, size = {"__metadata__": {"format": "pt"}}, 0
-    values = [(name, np.ascontiguousarray(value, np.float32)) for name, value in tensors(variant)]
+    (folder / "config.json").write_text(json.dumps(config(variant, size), indent=2))
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    values = [(name, np.ascontiguousarray(value, np.float32)) for name, value in tensors(variant, size)]
     for name, value in values:
         header[name] = {"dtype": "F32", "shape": value.shape,
-                        "data_offsets": [size, size + value.nbytes]}
-        size += value.nbytes
+                        "data_offsets": [end, end + value.nbytes]}
+        end += value.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     partial = weights.with_suffix(".partial")
@@ -117,17 +118,17 @@ GGUF_NAMES = {"norm.weight": "attn_norm.weight", "mixer.in_proj.weight": "ssm_in
               "mixer.out_proj.weight": "ssm_out.weight"}
 
 
-def write_gguf(variant, path):
+def write_gguf(variant, size, path):
     """The f32 GGUF by the PyPI package gguf; kept if there."""
     import gguf
     path = pathlib.Path(path)
     if path.exists():
         return path
-    vocab, width, layers = SHAPES[variant]
+    vocab, (width, layers) = VOCABULARY[variant], SIZES[size]
     inner, heads = 2 * width, 2 * width // HEADDIM
     partial = path.with_suffix(".partial")
     writer = gguf.GGUFWriter(str(partial), "mamba" if variant == "mamba1" else "mamba2")
-    writer.add_name(f"{variant}-130m-random")
+    writer.add_name(f"{variant}-{size}-random")
     writer.add_context_length(2 ** 20)
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(0)
@@ -149,7 +150,7 @@ def write_gguf(variant, path):
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
-    for name, value in tensors(variant):
+    for name, value in tensors(variant, size):
         parts = name.split(".")
         if parts[1] == "embeddings":
             name = "token_embd.weight"
