@@ -25,7 +25,7 @@ trap 'rm -rf "$logs"' EXIT
 # One process a test, all at once: they wait for the GPU most of the time.
 names=()
 for program in "$build"/tests/device/test_* "$build"/tests/kernels/test_* \
-  "$build"/tests/model/test_{bf16_activations,device_memory,golden,gpu_model,state_dtype,weight_types}; do
+  "$build"/tests/model/test_{bf16_activations,device_memory,explain,golden,gpu_model,state_dtype,weight_types}; do
   if [ ! -x "$program" ] || [ ! -f "$program" ]; then
     continue
   fi

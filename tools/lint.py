@@ -31,7 +31,8 @@ HEIGHT = {"base": 0, "quant": 1, "device": 1, "formats": 2, "kernels": 2, "token
 # Device owns a table of kernels, so that file stands above kernels/ while the stream, memory and CPU
 # features of its folder stand below.
 HEIGHT_OF_FILE = {f"src/device/{name}": 3 for name in
-                  ("device.h", "device.cpp", "cuda.h", "cuda.cpp", "cuda_absent.cpp")}
+                  ("device.h", "device.cpp", "choice_file.h", "choice_file.cpp", "cuda.h", "cuda.cpp",
+                   "cuda_absent.cpp")}
 
 LIBRARY = ("src/", "include/")
 PRINTS_AND_EXITS = re.compile(
@@ -221,7 +222,8 @@ def check_isa_files(tree):
     would be weak symbols, and the linker might keep the copy that an old CPU cannot run."""
     for path, text in tree.items():
         per_isa = path.startswith("src/kernels/") and not path.endswith(
-            ("_ref.cpp", "_onednn.cpp", "/table.cpp", ".cu", ".cuh", "/matrix_library.cpp"))
+            ("_ref.cpp", "_onednn.cpp", "/table.cpp", "/choices.cpp", ".cu", ".cuh",
+             "/matrix_library.cpp"))
         if not per_isa:
             continue
         for line, quote, name in includes_of(text):

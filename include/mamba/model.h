@@ -36,6 +36,12 @@ struct ModelOptions {
   // stay.
   bool dequantize = false;
   DType state_dtype = DType::kF32;  // kF32 or kBF16: type of the states that new_state makes
+  // "auto": of several kernels for an operation the one that a measured table names; "reference":
+  // the general ones alone; "fused": one kernel for as much of a step as there is one for, or
+  // invalid_argument.
+  std::string backend = "auto";
+  // Where the file that tune has written for this GPU may be; "": none.
+  std::string choices_folder = {};
   // Told what a config file says that changes nothing here, or that is read otherwise elsewhere.
   std::function<void(const std::string&)> on_warning = {};
   WeightCache cache = {};
@@ -84,6 +90,10 @@ class Model {
   const std::string& fingerprint() const;
   // "cpu:avx512", ... what runs.
   const std::string& device_name() const;
+  // Which kernels a prompt and a step of `batch` sequences run where there are several, and why, as
+  // JSON: it runs both from fresh states and tells what was taken. Their time was measured where a
+  // table has it.
+  std::string explain(int64_t batch = 1);
   DType dtype() const;
   // Where it was loaded from; "" for one that was created.
   const std::string& path() const { return path_; }

@@ -281,6 +281,8 @@ ModelOptions model_options(const RunOptions& options) {
                  : options.isa == "ref"  ? "ref"
                                          : "cpu:" + options.isa;
   model.threads = static_cast<int>(options.threads);
+  model.backend = options.backend;
+  model.choices_folder = user_cache_folder();
   model.dtype = weight_dtype_of(options.dtype);
   model.dequantize = options.dtype_given;
   if (options.pin && !pin_threads(model.threads)) {
@@ -299,6 +301,24 @@ ModelOptions model_options(const RunOptions& options) {
   model.on_warning = [](const std::string& warning) {
     std::fprintf(stderr, "warning: %s\n", warning.c_str());
   };
+  return model;
+}
+
+void add_backend(CLI::App& app, RunOptions* options) {
+  add_choice(app, "--backend", &options->backend, {"auto", "reference", "fused"},
+             "Kernels: auto takes the fastest by a table, reference the general ones alone, fused "
+             "one for as much of a step as there is one for");
+  app.add_flag("--explain", options->explain,
+               "Say on standard error, as one line of JSON, which kernels were chosen and why");
+}
+
+void explain_model(Model& model, const RunOptions& options, int64_t batch) {
+  if (options.explain) std::fputs(model.explain(batch).c_str(), stderr);
+}
+
+Model load_model(const std::string& path, const RunOptions& options, int64_t batch) {
+  Model model = Model::load(path, model_options(options));
+  explain_model(model, options, batch);
   return model;
 }
 

@@ -64,6 +64,8 @@ struct RunOptions {
   bool cache = false;          // panels of blocks are kept beside the model: add_cache_options
   bool verbose = false;        // notes about them
   double cache_after = 1;      // seconds
+  std::string backend = "auto";
+  bool explain = false;
 };
 // Names that --dtype takes, and the type of one of them.
 std::vector<std::string> weight_dtypes();
@@ -78,6 +80,11 @@ std::string user_cache_folder();
 // --state-dtype of commands that carry states from token to token.
 void add_state_dtype(CLI::App& app, RunOptions* options);
 ModelOptions model_options(const RunOptions& options);
+// --backend and --explain of commands that take prompts and generate, or do as if.
+void add_backend(CLI::App& app, RunOptions* options);
+// With --explain one line of JSON on standard error about prompts and steps of `batch` sequences.
+void explain_model(Model& model, const RunOptions& options, int64_t batch = 1);
+Model load_model(const std::string& path, const RunOptions& options, int64_t batch = 1);
 
 // The tokenizer of a model folder: that of its files, or bytes if it has none and the vocabulary is
 // that of bytes. Null, with the reason, where there is none that this version reads.

@@ -126,6 +126,8 @@ class SpeedCommand {
           run.device = flags_.device;
           run.pin = flags_.pin;
           run.cache = flags_.caching.cache;
+          run.backend = flags_.caching.backend;
+          run.explain = flags_.caching.explain;
           run.cache_after = flags_.caching.cache_after;
           run.verbose = flags_.verbose;
           run_inference(path, run);
@@ -209,6 +211,7 @@ class SpeedCommand {
     if (!grid_.has_inference()) return;
     reset_peak_rss();
     BenchModel bench = open_bench_model(path, model_options(run));
+    explain_model(bench.model, run);
     begin();
     const BenchRow first = first_row(path, bench);
     tell_loaded(first);
@@ -365,6 +368,7 @@ void add_speed_options(CLI::App& app, SpeedFlags* f) {
   add_choice(app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of the recurrent states");
   add_cache_options(app, &f->caching, false);
+  add_backend(app, &f->caching);
   add_device(app, &f->device);
   add_gpu_layers(app);
   add_choice(app, "-o,--output", &f->output, {"md", "csv", "json", "jsonl", "sql"},

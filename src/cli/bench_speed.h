@@ -23,7 +23,7 @@ struct SpeedFlags {
   int64_t repetitions = 5, delay = 0;
   bool no_warm_up = false, json = false, progress = false, verbose = false;
   bool dtype_given = false, pin = false;
-  RunOptions caching;  // the flags of add_cache_options
+  RunOptions caching;  // the flags of add_cache_options and add_backend
 };
 
 void add_speed_options(CLI::App& app, SpeedFlags* flags);

@@ -181,6 +181,7 @@ int run_kernel(const BenchFlags& flags) {
 int run_model(const BenchFlags& flags) {
   const ModelOptions options = model_options(flags.run);
   BenchModel bench = open_bench_model(flags.model, options);
+  explain_model(bench.model, flags.run, flags.batch_size);
   const ModelReport r =
       bench_model(bench.model, flags.batch_size, flags.prompt, timing_of(flags), flags.profile);
   const int64_t peak = peak_rss_bytes();  // before the buffers of the next line
@@ -319,6 +320,7 @@ CommandRun add_bench(CLI::App& parent) {
   add_number(*model, "--seconds", &f->seconds, 0, 600, "Time to measure each part at least");
   add_profile(*model, f);
   add_common(*model, f, true);
+  add_backend(*model, &f->run);
   add_examples(*model, {{"Tokens a second of a size of the paper",
                          "mamba-cpp bench model mamba-130m --dtype bf16 --json"}});
   CLI::App* train =

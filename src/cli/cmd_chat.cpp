@@ -82,7 +82,7 @@ class ChatCommand {
  public:
   explicit ChatCommand(const ChatFlags& flags)
       : flags_(flags),
-        model_(Model::load(flags.model, model_options(flags.run))),
+        model_(load_model(flags.model, flags.run)),
         tokenizer_(need_tokenizer()),
         session_(model_, *tokenizer_, chosen_template(), {flags.system, local_time()}),
         sampling_(sampling_options(flags.sampling, flags.model, model_.config(), tokenizer_.get())),
@@ -418,6 +418,7 @@ void add_flags(CLI::App& app, ChatFlags* f) {
   app.add_flag("--ignore-eos", f->ignore_eos, "Go on after the model's end token");
   app.add_flag("--json", f->json, "Print each answer as a line of JSON");
   add_run_options(app, &f->run);
+  add_backend(app, &f->run);
   add_state_dtype(app, &f->run);
   add_without_effect(app, "-c,--ctx-size,--max-model-len", "N", kNoContext);
   add_without_effect(app, "-b,--batch-size", "N", kNoMicroBatches);

@@ -101,7 +101,7 @@ int run_kl(const KlFlags& flags) {
     base_run.dtype_given = true;
   }
   Model base = Model::load(flags.base, model_options(base_run));
-  Model model = Model::load(flags.model, model_options(flags.run));
+  Model model = load_model(flags.model, flags.run);
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.base, base.config(), "eval kl");
   const std::unique_ptr<Tokenizer> other =
@@ -131,6 +131,7 @@ CommandRun add_eval_kl(CLI::App& parent) {
   add_text(*app, "-f,--file", &f->file, "FILE", "Text file; - for standard input")->required();
   add_window_flags(*app, &f->windows);
   add_run_options(*app, &f->run);
+  add_backend(*app, &f->run);
   add_choice(*app, "--base-dtype", &f->base_dtype, weight_dtypes(),
              "As --dtype, for the base model alone; --dtype if not given");
   app->add_flag("--json", f->json, "Print JSON");

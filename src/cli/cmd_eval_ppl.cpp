@@ -51,7 +51,7 @@ void print(const PplFlags& flags, const Model& model, const PerplexityResult& r)
 
 int run_ppl(const PplFlags& flags) {
   PerplexityOptions options = window_options(flags.windows);
-  Model model = Model::load(flags.model, model_options(flags.run));
+  Model model = load_model(flags.model, flags.run);
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, model.config(), "eval ppl");
   FileTokens tokens(flags.file, *tokenizer, "eval ppl");
@@ -77,6 +77,7 @@ CommandRun add_eval_ppl(CLI::App& parent) {
   add_text(*app, "-f,--file", &f->file, "FILE", "Text file; - for standard input")->required();
   add_window_flags(*app, &f->windows);
   add_run_options(*app, &f->run);
+  add_backend(*app, &f->run);
   add_state_dtype(*app, &f->run);
   add_without_effect(*app, "-b,--batch-size", "N", kNoMicroBatches);
   add_without_effect(*app, "--ubatch-size", "N", kNoMicroBatches);

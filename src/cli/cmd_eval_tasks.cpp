@@ -201,7 +201,7 @@ int run_tasks(const TasksFlags& flags) {
   }
   std::optional<AtomicFile> output;
   if (!flags.output.empty()) output.emplace(flags.output);
-  Model model = Model::load(flags.model, model_options(flags.run));
+  Model model = load_model(flags.model, flags.run, flags.batch_size);
   const std::unique_ptr<Tokenizer> tokenizer =
       require_tokenizer(flags.model, model.config(), "eval tasks");
   catch_interrupt_and_sigterm();
@@ -239,6 +239,7 @@ CommandRun add_eval_tasks(CLI::App& parent) {
   add_int(*app, "--max-length", &f->max_length, 0, 1 << 24,
           "Cut contexts from the left to so many tokens; 0: never");
   add_run_options(*app, &f->run);
+  add_backend(*app, &f->run);
   app->add_flag("--json", f->json, "Print JSON");
   add_examples(*app,
                {{"The first 200 items of two tasks",

@@ -61,7 +61,7 @@ class GenerateCommand {
   explicit GenerateCommand(const GenerateFlags& flags)
       : flags_(flags),
         load_start_(Clock::now()),
-        model_(Model::load(flags.model, model_options(flags.run))),
+        model_(load_model(flags.model, flags.run, flags.lines.jsonl ? flags.lines.batch_size : 1)),
         tokenizer_(tokenizer_of(flags.model, model_.config())),
         generator_(model_, tokenizer_.get()) {
     timings_.load = seconds_since(load_start_);
@@ -338,6 +338,7 @@ void add_flags(CLI::App& app, GenerateFlags* f) {
   add_int(app, "-c,--ctx-size,--max-model-len", &f->ctx_size, 0, int64_t{1} << 40,
           "Say so when prompt and answer are longer; states have no limit, so it ends nothing");
   add_run_options(app, &f->run);
+  add_backend(app, &f->run);
   add_state_dtype(app, &f->run);
   add_without_effect(app, "--ubatch-size", "N", kNoMicroBatches);
   add_without_effect(app, "--cont-batching", "", "rows of --jsonl that end are filled at once");

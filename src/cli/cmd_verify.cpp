@@ -209,7 +209,7 @@ int run_verify(const VerifyFlags& flags) {
     expect_replaceable("--dump", flags.dump, "logits of an earlier run",
                        [&] { return has_format(flags.dump, kDumpFormat); });
   }
-  Model model = Model::load(flags.model, model_options(flags.run));
+  Model model = load_model(flags.model, flags.run);
   const Golden golden = read_golden(flags.golden, model.config());
   const std::vector<float> full = run_full(model, golden);
   if (!flags.dump.empty()) {
@@ -257,6 +257,7 @@ CommandRun add_verify(CLI::App& parent) {
   add_number(*app, "--tolerance", &f->tolerance, 0, 1e6,
              "Largest absolute error allowed; exit code 1 beyond it");
   add_run_options(*app, &f->run);
+  add_backend(*app, &f->run);
   app->add_flag("--json", f->json, "Print JSON");
   add_examples(*app, {{"Against logits that another program recorded",
                        "mamba-cpp verify MODEL golden.safetensors --tolerance 1e-4"}});

@@ -22,6 +22,7 @@ CommandRun add_convert(CLI::App& parent);
 CommandRun add_quantize(CLI::App& parent);
 CommandRun add_imatrix(CLI::App& parent);
 CommandRun add_bench(CLI::App& parent);
+CommandRun add_tune(CLI::App& parent);
 CommandRun add_help(CLI::App& parent);
 CommandRun add_completion(CLI::App& parent);
 CommandRun add_man(CLI::App& parent);

@@ -22,11 +22,22 @@ struct CommandEntry {
 
 // clang-format off: a line for each command
 constexpr CommandEntry kCommands[] = {
-    {"Use a model", add_generate}, {"Use a model", add_chat},      {"Make a model", add_train},
-    {"Make a model", add_convert}, {"Make a model", add_quantize}, {"Make a model", add_imatrix},
-    {"Look at models", add_eval},  {"Look at models", add_verify}, {"Look at models", add_inspect},
-    {"Look at models", add_bench}, {"Tools", add_tokenize},        {"Tools", add_tokenizer},
-    {"Tools", add_help},           {"Tools", add_completion},      {"Tools", add_man},
+    {"Use a model", add_generate},
+    {"Use a model", add_chat},
+    {"Make a model", add_train},
+    {"Make a model", add_convert},
+    {"Make a model", add_quantize},
+    {"Make a model", add_imatrix},
+    {"Look at models", add_eval},
+    {"Look at models", add_verify},
+    {"Look at models", add_inspect},
+    {"Look at models", add_bench},
+    {"Tools", add_tune},
+    {"Tools", add_tokenize},
+    {"Tools", add_tokenizer},
+    {"Tools", add_help},
+    {"Tools", add_completion},
+    {"Tools", add_man},
     {"Tools", add_version},
 };
 // clang-format on

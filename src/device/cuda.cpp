@@ -29,6 +29,7 @@ class CudaConnection : public Connection, public DeviceMemory {
     cudaDeviceProp properties;
     expect(cudaGetDeviceProperties(&properties, index), "looking at it");
     hardware_ = properties.name;
+    card_ = {10 * properties.major + properties.minor, properties.multiProcessorCount};
     if (properties.major < kOldest) {
       fail(
           ErrorCode::kDevice,
@@ -68,6 +69,7 @@ class CudaConnection : public Connection, public DeviceMemory {
   }
 
   std::string hardware() const override { return hardware_; }
+  Card card() const override { return card_; }
 
   double time(const std::function<void()>& body) override {
     cudaEvent_t events[2];
@@ -213,6 +215,7 @@ class CudaConnection : public Connection, public DeviceMemory {
 
   int index_;
   std::string name_, hardware_;
+  Card card_;
   Stream* stream_;  // null once detached
   GraphCache graphs_;
   cudaStream_t cuda_ = nullptr;

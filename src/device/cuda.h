@@ -10,6 +10,7 @@
 
 #include "device/device_memory.h"
 #include "device/stream.h"
+#include "kernels/choices.h"
 #include "kernels/kernels.h"
 
 namespace mamba::cuda {
@@ -27,6 +28,7 @@ class Connection {
   virtual ~Connection() = default;
   virtual DeviceMemory& memory() = 0;
   virtual std::string hardware() const = 0;
+  virtual Card card() const = 0;
   // Seconds that the device takes for what `body` enqueues.
   virtual double time(const std::function<void()>& body) = 0;
   // See Device::replay.

@@ -8,9 +8,11 @@
 #include <charconv>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 
 #include "base/check.h"
 #include "base/json.h"
+#include "device/choice_file.h"
 #include "device/cpu_features.h"
 
 namespace mamba {
@@ -81,7 +83,9 @@ std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
          options.threads);
   }
   if (options.name.rfind("cuda", 0) == 0) {
-    return create_cuda(options.name);
+    std::unique_ptr<Device> device = create_cuda(options.name);
+    device->set_choices(options);
+    return device;
   }
   for (const Backend& b : backends()) {
     const bool best = options.name == "cpu" && b.available;
@@ -100,6 +104,7 @@ std::unique_ptr<Device> Device::create(const DeviceOptions& options) {
     device->stream_.take = take_memory;
     device->stream_.give = give_memory;
     device->stream_.owner = device.get();
+    device->set_choices(options);
     return device;
   }
   fail(ErrorCode::kInvalidArgument, "[device] expected one of cpu, cuda, {}; got '{}'",
@@ -132,9 +137,50 @@ std::unique_ptr<Device> Device::create_cuda(const std::string& name) {
   device->stream_.owner = device.get();
   device->connection_ = cuda::connect(index, device->name_, device->stream_);
   device->set_memory({device->connection_, &device->connection_->memory()});
+  device->card_ = device->connection_->card();
   device->kernels_ = &cuda::kernels();
   device->bf16_activations_ = true;
   return device;
+}
+
+void Device::set_choices(const DeviceOptions& options) {
+  if (!backend_mode_of(options.backend.c_str(), &choices_.mode)) {
+    fail(ErrorCode::kInvalidArgument, "[backend] expected auto, reference or fused, got '{}'",
+         printable(options.backend));
+  }
+  if (choices_.mode == BackendMode::kFused && connection_ == nullptr) {
+    fail(ErrorCode::kInvalidArgument,
+         "[--backend] expected a device with fused kernels (mamba1_step, mamba2_step), got {}, "
+         "which runs their parts one after another; use --backend auto, or --device cuda",
+         name_);
+  }
+  choices_.card = table_of_card(card_);
+  stream_.choices = &choices_;
+  if (card_.capability == 0 || options.choices_folder.empty()) return;
+  const std::string path =
+      (std::filesystem::path(options.choices_folder) / choice_file_name(card_)).string();
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return;
+  try {
+    tuned_ = read_choice_file(path, card_).rows;
+    choices_.tuned = {tuned_.data(), static_cast<int64_t>(tuned_.size())};
+    choices_file_ = path;
+  } catch (const Error& error) {
+    if (!options.on_warning) return;
+    options.on_warning(
+        fmt::format("{}; it is not used: run 'mamba-cpp tune' again, or remove it", error.what()));
+  }
+}
+
+// What --backend demands and a kernel could not do.
+void Device::expect_not_refused() {
+  if (!choices_.refused) return;
+  choices_.refused = false;
+  const Request& r = choices_.refusal;
+  fail(ErrorCode::kInvalidArgument,
+       "[--backend] expected {} of {} x {} ({}) as {} kernels, got {}; use --backend auto",
+       name_of(r.operation), r.rows, r.depth, dtype_name(r.type), name_of(choices_.mode),
+       r.why_not != nullptr ? r.why_not : "no such kernel");
 }
 
 Device::~Device() {
@@ -165,12 +211,17 @@ double Device::time(const std::function<void()>& body) {
 
 void Device::replay(const std::vector<uint64_t>& key, const std::function<void()>& body) {
   // A table that watches must see every call.
-  if (connection_ != nullptr && kernels_ == &cuda::kernels()) return connection_->replay(key, body);
-  body();
+  if (connection_ == nullptr || choices_.on_choice != nullptr || kernels_ != &cuda::kernels()) {
+    return body();
+  }
+  std::vector<uint64_t> all = key;
+  all.push_back(choices_.version);
+  connection_->replay(std::move(all), body);
 }
 
 void Device::sync() {
   if (stream_.failed == nullptr) memory().wait();
+  expect_not_refused();
   if (stream_.failed == nullptr) return;
   const std::string what = stream_.failed;
   const std::string why =

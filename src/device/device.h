@@ -13,6 +13,7 @@
 #include "device/device_memory.h"
 #include "device/pool.h"
 #include "device/stream.h"
+#include "kernels/choices.h"
 #include "kernels/kernels.h"
 #include "mamba/dtype.h"
 
@@ -24,12 +25,19 @@ struct DeviceOptions {
   // "ref" (scalar reference in f32) or "ref64" (in f64); "cuda" (the first NVIDIA GPU), "cuda:N".
   std::string name = "cpu";
   int threads = 0;  // 0: one per physical core that this process may use
+  // "auto" takes the kernel that a measured table names, "reference" the general ones alone,
+  // "fused" one kernel for as much as there is one for.
+  std::string backend = "auto";
+  // Where the file that tune has written for this card may be; "": no such file.
+  std::string choices_folder = {};
+  // Told why a file there is not used.
+  std::function<void(const std::string&)> on_warning = {};
 };
 
 class Device {
  public:
-  // Throws invalid_argument for an unknown name, device for an ISA that this CPU lacks or a GPU
-  // that is not there.
+  // Throws invalid_argument for an unknown name or a backend that the device has not, device for an
+  // ISA that this CPU lacks or a GPU that is not there.
   static std::unique_ptr<Device> create(const DeviceOptions& options = {});
   ~Device();
   Device(const Device&) = delete;
@@ -72,6 +80,11 @@ class Device {
 
   // Of the CPU, or of the GPU.
   std::string hardware() const;
+  const Card& card() const { return card_; }
+  // Which kernels run where there are several.
+  Choices& choices() { return choices_; }
+  // The file of tune that they come from, or "".
+  const std::string& choices_file() const { return choices_file_; }
 
   // Names that create() accepts on this machine, best first.
   static std::vector<std::string> available();
@@ -79,12 +92,18 @@ class Device {
  private:
   Device() = default;
   static std::unique_ptr<Device> create_cuda(const std::string& name);
+  void set_choices(const DeviceOptions& options);
+  void expect_not_refused();
   const Kernels* kernels_ = nullptr;
   Stream stream_;
   Pool pool_;
   DType real_ = DType::kF32;
   bool bf16_activations_ = false;
   std::string name_;
+  Card card_;
+  Choices choices_;
+  std::vector<ChoiceRow> tuned_;
+  std::string choices_file_;
   DeviceMemory* memory_ = &host_memory();
   std::shared_ptr<DeviceMemory> shared_memory_;
   std::shared_ptr<cuda::Connection> connection_;  // of a CUDA device

@@ -8,6 +8,8 @@
 
 namespace mamba {
 
+struct Choices;  // kernels/choices.h
+
 struct Stream {
   int threads = 1;
   // Scratch of the running kernel, 64-byte aligned; grown by `grow` to its high-water mark, so a
@@ -27,7 +29,8 @@ struct Stream {
   // device), and its MatrixLibrary (kernels/matrix_library.h), or null.
   void* cuda = nullptr;
   void* products = nullptr;
-  bool overlaps = false;  // kernels may start before the one in front of them has ended
+  Choices* choices = nullptr;  // which kernels to take; null: those of every device
+  bool overlaps = false;       // kernels may start before the one in front of them has ended
 
   // `count` elements of T, or null (then the kernel returns at once).
   template <class T>

@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <stdlib.h>
 
+#include "kernels/choices.h"
 #include "kernels/linear.h"
 #include "kernels/linear_micro.h"
 #include "kernels/linear_packed.h"
@@ -424,6 +425,7 @@ void add_column_sums(Stream& stream, const LinearBackwardWeightArgs& a) {
 }  // namespace
 
 void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
+  only_way(stream, a, Way::kGeneral);
   if (a.packed && (a.packed->panel != kPanel || a.packed->product != a.product ||
                    a.packed->N != a.N || a.packed->K != a.K)) {
     if (stream.failed == nullptr) stream.failed = "linear_forward (packed for something else)";

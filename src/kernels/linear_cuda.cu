@@ -210,7 +210,17 @@ void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
     if (!expect_packed(stream, "linear_forward", *a.packed, a.N, a.K)) return;
     m.right = {CBuf(a.packed->data, a.packed->dtype), packed_stride(*a.packed), true};
   }
-  if (multiply_few_rows(stream, "linear_forward", a, m.right.data, m.right.stride)) return;
+  const CBuf weight = m.right.data;
+  const bool aligned =
+      rows_aligned(weight, m.right.stride, 16) && rows_aligned(a.x, a.M == 1 ? 0 : a.x_stride, 16);
+  const LinearShape shape = {a.M, a.N, a.K, weight.dtype, a.x.dtype, a.product, aligned};
+  const Way way = choose(stream, linear_request(shape)).way;
+  if (way == Way::kRow) {
+    return multiply_row(stream, "linear_forward", a, weight, m.right.stride);
+  }
+  if (way == Way::kTensor || way == Way::kPlain) {
+    return multiply_few_rows(stream, "linear_forward", a, weight, m.right.stride, way);
+  }
   m.bias = a.bias;
   m.accumulate = a.accumulate;
   m.out = a.y, m.out_stride = a.y_stride;

@@ -3,8 +3,7 @@
 // is cut into pieces of exactly kRows rows, filled up with zeros, by fixed blocks of columns, so a
 // row's bits cannot depend on the number of rows, on threads or on packing. Few rows (decoding) run
 // as a piece of kFew, but only where that has been seen to give the same bits. Products in f32 stay
-// with our own kernels, which are as fast. oneDNN runs each piece on one thread: the threads are
-// ours.
+// with our own kernels, which are as fast. oneDNN runs each piece on one thread.
 #include <omp.h>
 
 #include <algorithm>
@@ -476,6 +475,7 @@ namespace onednn {
 
 void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
   if (a.product == Product::kF32) return own().linear_forward(stream, a);
+  only_way(stream, a, Way::kOneDnn);
   if (a.packed && (a.packed->panel != kPanel || a.packed->product != a.product ||
                    a.packed->N != a.N || a.packed->K != a.K)) {
     return fail_stream(stream, "linear_forward (packed for something else)");
@@ -576,7 +576,7 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept try {
 
 template <class Args>
 void in_sequence(Stream& stream, const Args& a) noexcept {
-  step_in_sequence(onednn_kernels(), stream, a);
+  only_in_sequence(onednn_kernels(), stream, a);
 }
 
 }  // namespace onednn

@@ -4,6 +4,7 @@
 // integers and groups are added in order, so a row's bits do not depend on anything else.
 #include <omp.h>
 
+#include "kernels/choices.h"
 #include "kernels/linear_q.h"
 #include "kernels/linear_q_codes.h"
 
@@ -376,6 +377,7 @@ void any_panel(DType type, const uint8_t* panel, const panels::Layout& l, const 
 }  // namespace
 
 void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
+  only_way(stream, a, Way::kGeneral);
   const PackedLinear& w = *a.packed;
   if (w.panel != panels::kPanelMark || w.N != a.N || w.K != a.K) {
     if (stream.failed == nullptr) stream.failed = "linear_q_forward (packed for something else)";

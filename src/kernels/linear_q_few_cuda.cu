@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear_q of few rows: the codes of a row of W are on their way while x is still rounded, by every
 // block for itself.
+#include "kernels/choices.h"
 #include "kernels/linear_q_cuda.cuh"
 
 namespace mamba::cuda {
@@ -8,7 +9,7 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kMostRows = 4;
+constexpr int kMostRows = kMostQuantizedRows;
 constexpr int kAhead = 3;         // groups of a lane whose codes are loaded at once
 constexpr int kMostBlocks = 528;  // of a grid, which takes the rest in turns
 
@@ -106,8 +107,9 @@ bool multiply_few_rows(Stream& stream, const char* name, const LinearQArgs& a,
                        const Blocks& weight) noexcept {
   const DType type = a.packed->dtype;
   const int64_t rows = a.M == 1 ? 1 : kMostRows;
-  if (!is_split(type) || a.M > kMostRows) return false;
-  if (rows * (a.K + 4 * weight.groups) > static_cast<int64_t>(kPlainShared)) return false;
+  const bool fits = rows * (a.K + 4 * weight.groups) <= static_cast<int64_t>(kPlainShared);
+  if (choose(stream, linear_q_request(a.M, a.N, a.K, type, fits)).way != Way::kFewRows)
+    return false;
   const Few p = {a.M, a.N, a.K, a.x_stride, a.y_stride, weight, a.bias.as<float>()};
   if (type == DType::kQ8_0) {
     launch_few<DType::kQ8_0>(stream, name, a, p);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "kernels/choices.h"
 #include "kernels/linear_packed.h"
 #include "kernels/linear_q.h"
 #include "kernels/with_float.h"
@@ -40,7 +41,8 @@ std::vector<double> rounded(const T* x, int64_t K) {
 
 }  // namespace
 
-void linear_q_forward(Stream&, const LinearQArgs& a) noexcept {
+void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
+  only_way(stream, a, Way::kGeneral);
   with_float(a.x.dtype, [&]<class T>() {
     std::vector<std::vector<double>> x;
     for (int64_t m = 0; m < a.M; ++m) x.push_back(rounded(a.x.as<T>() + m * a.x_stride, a.K));

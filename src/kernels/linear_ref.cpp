@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/f16.h"
+#include "kernels/choices.h"
 #include "kernels/linear.h"
 #include "kernels/linear_packed.h"
 #include "kernels/with_float.h"
@@ -27,7 +28,8 @@ double weight_operand(CBuf weight, int64_t i, Product product) {
 
 }  // namespace
 
-void linear_forward(Stream&, const LinearArgs& a) noexcept {
+void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
+  only_way(stream, a, Way::kGeneral);
   const CBuf weight = a.packed ? CBuf(a.packed->data, a.packed->dtype) : a.weight;
   with_float(a.x.dtype, [&]<class T>() {
     for (int64_t m = 0; m < a.M; ++m) {

@@ -10,10 +10,7 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kEach = 8;               // columns of a lane in 16 bytes
 constexpr int kSweep = kWarp * kEach;  // columns of a warp
-constexpr int kNormed = 4;             // sweeps of a row that is normed
-constexpr int64_t kManyRows =
-    64 * 132;  // of a weight: from here on short rows are for tensor cores
-constexpr int64_t kLongRow = 1536;
+static_assert(kMostNormed == 4 * kSweep);
 
 struct Row {
   int64_t N, K, weight_stride;
@@ -167,21 +164,11 @@ void launch_row(Stream& stream, const char* name, const Row& p, const W* weight,
   run(1, row_kernel<W, X, Y, 1, 10>);
 }
 
-bool takes_row(const LinearArgs& a, CBuf weight, int64_t weight_stride) {
-  return a.M == 1 && a.N >= 1 && a.K >= kEach && a.K % kEach == 0 &&
-         rows_aligned(weight, weight_stride, 16) && rows_aligned(a.x, 0, 16);
-}
-
 }  // namespace
 
-bool multiply_row(Stream& stream, const char* name, const LinearArgs& a, CBuf weight,
+void multiply_row(Stream& stream, const char* name, const LinearArgs& a, CBuf weight,
                   int64_t weight_stride) noexcept {
   const DType w = weight.dtype, x = a.x.dtype;
-  const bool fits =
-      (w == DType::kBF16 && (x == w || (x == DType::kF32 && a.product == Product::kBF16))) ||
-      (w == DType::kF16 && x == w);
-  if (!fits || !takes_row(a, weight, weight_stride)) return false;
-  if (a.N >= kManyRows && a.K < kLongRow) return false;
   const Row p = {a.N, a.K, weight_stride, a.bias.as<float>(), a.accumulate};
   with_type(a.y.dtype, [&]<class Y>() {
     if (w == DType::kF16) {
@@ -192,25 +179,17 @@ bool multiply_row(Stream& stream, const char* name, const LinearArgs& a, CBuf we
       launch_row(stream, name, p, weight.as<bf16>(), a.x.as<float>(), a.y.as<Y>());
     }
   });
-  return true;
 }
 
-bool multiply_normed_row(Stream& stream, const char* name, const NormLinearArgs& a, CBuf weight,
+void multiply_normed_row(Stream& stream, const char* name, const NormLinearArgs& a, CBuf weight,
                          int64_t weight_stride) noexcept {
   const LinearArgs& product = a.product;
   const RmsNormArgs& norm = a.norm;
-  const DType x = norm.x.dtype, between = norm.y.dtype;
-  if (weight.dtype != DType::kBF16 || between != DType::kBF16 || product.K > kNormed * kSweep ||
-      (x != DType::kBF16 && x != DType::kF32) || !takes_row(product, weight, weight_stride) ||
-      !rows_aligned(norm.x, 0, 16) || !rows_aligned(norm.residual, 0, 16) ||
-      !rows_aligned(norm.residual_out, 0, 16) || !rows_aligned(norm.weight, 0, 16)) {
-    return false;
-  }
   const Row p = {product.N, product.K, weight_stride, product.bias.as<float>(), product.accumulate};
   const Norm n = {norm.residual.as<float>(), norm.weight.as<float>(), norm.residual_out.as<float>(),
                   static_cast<float>(norm.eps)};
   with_type(product.y.dtype, [&]<class Y>() {
-    with_training_type(x, [&]<class X>() {
+    with_training_type(norm.x.dtype, [&]<class X>() {
       const auto run = [&](int rows, auto* kernel) {
         launch_early(stream, name, kernel, blocks_of(p.N, rows), dim3(kWarps * kWarp), 0, p, n,
                      weight.as<bf16>(), norm.x.as<X>(), product.y.as<Y>());
@@ -219,7 +198,6 @@ bool multiply_normed_row(Stream& stream, const char* name, const NormLinearArgs&
       run(2, normed_row_kernel<bf16, X, Y, 2, 4>);
     });
   });
-  return true;
 }
 
 }  // namespace mamba::cuda

@@ -8,14 +8,13 @@ namespace mamba::cuda {
 namespace {
 
 constexpr int kMostWarps = 8;
-constexpr int kMostRows = 16;      // of x, on tensor cores; beyond, x is read more often than W
-constexpr int kMostPlainRows = 8;  // by multiply-adds
-constexpr int kRowsOfWeight = 8;   // of a block at a time on tensor cores
-constexpr int kStep = 32;          // columns that a warp takes at a time, 8 a lane
-constexpr int kAhead = 4;          // steps whose weights are loaded at once
-constexpr int kMostBlocks = 396;   // of a grid, which takes the rest in turns
-constexpr int kMostOnce = 528;     // that fit on a card beside the kernel behind them
-constexpr int kPlainWarps = 4;     // rows of the weight of a block by multiply-adds
+constexpr int kMostRows = kMostTensorRows;  // of x; beyond, x is read more often than W
+constexpr int kRowsOfWeight = 8;            // of a block at a time on tensor cores
+constexpr int kStep = 32;                   // columns that a warp takes at a time, 8 a lane
+constexpr int kAhead = 4;                   // steps whose weights are loaded at once
+constexpr int kMostBlocks = 396;            // of a grid, which takes the rest in turns
+constexpr int kMostOnce = 528;              // that fit on a card beside the kernel behind them
+constexpr int kPlainWarps = 4;              // rows of the weight of a block by multiply-adds
 
 struct Few {
   int64_t M, N, K, weight_stride, x_stride, y_stride;
@@ -205,41 +204,29 @@ void launch_plain(Stream& stream, const char* name, const Few& p, const W* weigh
   };
   if (p.M == 1) return run.template operator()<1>();
   if (p.M <= 4) return run.template operator()<4>();
-  run.template operator()<8>();
+  run.template operator()<kMostPlainRows>();
 }
 
 }  // namespace
 
-bool multiply_few_rows(Stream& stream, const char* name, const LinearArgs& a, CBuf weight,
-                       int64_t weight_stride) noexcept {
-  if (multiply_row(stream, name, a, weight, weight_stride)) return true;
+void multiply_few_rows(Stream& stream, const char* name, const LinearArgs& a, CBuf weight,
+                       int64_t weight_stride, Way way) noexcept {
   const DType w = weight.dtype, x = a.x.dtype;
-  if (a.M < 1 || a.M > kMostRows || a.N < 1 || a.K < 8 || a.K % 8 != 0) return false;
-  if (!rows_aligned(weight, weight_stride, 16) || !rows_aligned(a.x, a.x_stride, 16)) return false;
   const Few p = {a.M,         a.N, a.K, weight_stride, a.x_stride, a.y_stride, a.bias.as<float>(),
                  a.accumulate};
-  const bool tensor = (w == DType::kBF16 && (x == w || a.product == Product::kBF16)) ||
-                      (w == DType::kF16 && x == w);
-  if (tensor) {
-    with_type(a.y.dtype, [&]<class Y>() {
-      if (w == DType::kF16) {
-        launch_tensor(stream, name, p, weight.as<f16>(), a.x.as<f16>(), a.y.as<Y>());
-      } else if (x == DType::kBF16) {
-        launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<bf16>(), a.y.as<Y>());
-      } else {
-        launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<float>(), a.y.as<Y>());
-      }
-    });
-    return true;
-  }
-  const bool plain = x == DType::kF32 && a.product == Product::kF32 && a.M <= kMostPlainRows;
-  if (!plain) return false;
   with_type(a.y.dtype, [&]<class Y>() {
-    with_type(w, [&]<class W>() {
-      launch_plain(stream, name, p, weight.as<W>(), a.x.as<float>(), a.y.as<Y>());
-    });
+    if (way == Way::kPlain) {
+      with_type(w, [&]<class W>() {
+        launch_plain(stream, name, p, weight.as<W>(), a.x.as<float>(), a.y.as<Y>());
+      });
+    } else if (w == DType::kF16) {
+      launch_tensor(stream, name, p, weight.as<f16>(), a.x.as<f16>(), a.y.as<Y>());
+    } else if (x == DType::kBF16) {
+      launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<bf16>(), a.y.as<Y>());
+    } else {
+      launch_tensor(stream, name, p, weight.as<bf16>(), a.x.as<float>(), a.y.as<Y>());
+    }
   });
-  return true;
 }
 
 }  // namespace mamba::cuda

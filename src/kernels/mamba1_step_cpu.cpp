@@ -5,7 +5,7 @@
 namespace mamba::MAMBA_ISA {
 
 void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
-  step_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
+  only_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
 }
 
 }  // namespace mamba::MAMBA_ISA

@@ -5,6 +5,7 @@
 // wherever it is needed, which is cheaper than a kernel more. A trip to memory takes longer than
 // all arithmetic, so either kernel makes one behind the kernel in front. Weights in blocks take the
 // sequence of kernels.
+#include "kernels/choices.h"
 #include "kernels/linear_packed_cuda.cuh"
 #include "kernels/scan_cuda.cuh"
 #include "kernels/step.cuh"
@@ -23,7 +24,6 @@ constexpr int kStates = 16;            // of a channel in registers, of all its 
 constexpr int kHeld = 48;              // inputs of dt_proj likewise
 constexpr int64_t kBlocks = 4 * 132;   // that rows are split up to fill
 constexpr int64_t kMaxGridZ = 65535;
-constexpr int64_t kManyChannels = 132 * 256;  // of all rows, from which on two threads share one
 
 static_assert(kSlice == kThreads);
 
@@ -330,7 +330,7 @@ void project(Stream& stream, const char* name, const Project<T>& p) {
 
 template <class T>
 void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matrix& x_weight,
-           const Matrix& dt_weight) {
+           const Matrix& dt_weight, Way way) {
   const int64_t width = a.R + 2 * a.N, slices = ceil_div(a.E, kSlice);
   float* partial = stream.scratch<float>(a.B * slices * width);
   if (partial == nullptr) return;
@@ -356,8 +356,7 @@ void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matr
                    static_cast<size_t>(width) * sizeof(float), v);
     });
   };
-  // Threads enough to fill the card, or to have done soon.
-  if (a.B * a.E >= kManyChannels) {
+  if (way == Way::kFused2) {
     run.template operator()<2>();
   } else {
     run.template operator()<8>();
@@ -373,18 +372,15 @@ bool in_blocks(const PackedLinear* packed) {
 void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   const char* name = "mamba1_step";
   if (a.B == 0 || a.E == 0) return;
-  // Of many rows the products are better done together.
-  constexpr int64_t kMostRows = 16;
-  if (a.B > kMostRows || in_blocks(a.x_packed) || in_blocks(a.dt_packed)) {
-    step_in_sequence(cuda_kernels(), stream, a);
-    return;
-  }
+  const bool blocks = in_blocks(a.x_packed) || in_blocks(a.dt_packed);
+  const Way way = choose(stream, mamba1_step_request(a.B, a.E, a.xz.dtype, blocks)).way;
+  if (way == Way::kSequence) return step_in_sequence(cuda_kernels(), stream, a);
   const int64_t width = a.R + 2 * a.N;
   if (a.x_packed != nullptr && !expect_packed(stream, name, *a.x_packed, width, a.E)) return;
   if (a.dt_packed != nullptr && !expect_packed(stream, name, *a.dt_packed, a.E, a.R)) return;
   with_type(a.xz.dtype, [&]<class T>() {
     fused<T>(stream, name, a, matrix_of(a.x_weight, a.x_packed, a.E),
-             matrix_of(a.dt_weight, a.dt_packed, a.R));
+             matrix_of(a.dt_weight, a.dt_packed, a.R), way);
   });
 }
 

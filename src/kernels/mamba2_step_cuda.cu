@@ -4,9 +4,10 @@
 // its group, which other blocks read too. The second moves the state of those on, and does the
 // gated norm and the gated MLP. Of many sequences a kernel before these convolves everything once,
 // to the same bits.
-#include "kernels/kernels.h"
+#include "kernels/choices.h"
 #include "kernels/ssd_cuda.cuh"
 #include "kernels/step.cuh"
+#include "kernels/step_sequence.h"
 
 namespace mamba::cuda {
 namespace {
@@ -377,6 +378,10 @@ void finish(Stream& stream, const char* name, const Mamba2StepArgs& a, bool conv
 void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
   const char* name = "mamba2_step";
   if (a.B == 0 || a.H == 0) return;
+  const bool vectors =
+      a.N % 4 == 0 && rows_aligned(a.ssm_state, a.state_stride, 4 * dtype_size(a.ssm_state.dtype));
+  const Way way = choose(stream, mamba2_step_request(a.B, a.H, a.P, a.zx.dtype, vectors)).way;
+  if (way == Way::kSequence) return step_in_sequence(cuda_kernels(), stream, a);
   with_type(a.zx.dtype, [&]<class T>() {
     Advance<T> v{step_of<T>(a),
                  a.dt_bias.as<float>(),
@@ -388,10 +393,7 @@ void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
                  a.ssm_state.data,
                  a.state_stride,
                  nullptr};
-    const bool vectors = a.N % 4 == 0 && rows_aligned(a.ssm_state, a.state_stride,
-                                                      4 * dtype_size(a.ssm_state.dtype));
-    constexpr int64_t kManyBlocks = 96, kMostRows = 65535;
-    if (vectors && a.B <= kMostRows && a.B * a.H * ceil_div(a.P, 64) >= kManyBlocks) {
+    if (way == Way::kFusedConvolved) {
       v.convolved = convolve(stream, name, v.s);
       if (v.convolved == nullptr) return;
     }

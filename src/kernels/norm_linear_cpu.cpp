@@ -5,7 +5,7 @@
 namespace mamba::MAMBA_ISA {
 
 void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
-  step_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
+  only_in_sequence(MAMBA_TABLE_OF(MAMBA_ISA)(), stream, a);
 }
 
 }  // namespace mamba::MAMBA_ISA

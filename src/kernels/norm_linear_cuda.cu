@@ -14,7 +14,15 @@ void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
     weight = CBuf(packed->data, packed->dtype);
     stride = packed_stride(*packed);
   }
-  if (multiply_normed_row(stream, "norm_linear", a, weight, stride)) return;
+  const RmsNormArgs& norm = a.norm;
+  const bool aligned = rows_aligned(weight, stride, 16) && rows_aligned(a.product.x, 0, 16) &&
+                       rows_aligned(norm.x, 0, 16) && rows_aligned(norm.residual, 0, 16) &&
+                       rows_aligned(norm.residual_out, 0, 16) && rows_aligned(norm.weight, 0, 16);
+  const LinearShape shape = {a.product.M,  a.product.N,       a.product.K, weight.dtype,
+                             norm.x.dtype, a.product.product, aligned};
+  if (choose(stream, norm_linear_request(shape, norm.y.dtype)).way == Way::kFused) {
+    return multiply_normed_row(stream, "norm_linear", a, weight, stride);
+  }
   step_in_sequence(cuda_kernels(), stream, a);
 }
 

@@ -5,7 +5,7 @@
 namespace mamba::MAMBA_ISA {
 
 void norm_linear(Stream& stream, const NormLinearArgs& a) noexcept {
-  step_in_sequence(ref_kernels(), stream, a);
+  only_in_sequence(ref_kernels(), stream, a);
 }
 
 }  // namespace mamba::MAMBA_ISA

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // scan for CUDA, forward (see scan_walk.cuh) and step.
+#include "kernels/choices.h"
 #include "kernels/scan_walk.cuh"
+#include "kernels/step.cuh"
 
 namespace mamba::cuda {
 namespace {
@@ -29,8 +31,7 @@ void forward(Stream& stream, const ScanArgs& a) {
 template <class T>
 struct Step {
   ScanInput<T> in;  // L = 1
-  float* h;
-  int64_t h_stride;
+  step::StateBuf h;
   T* y;
   int64_t y_stride;
 };
@@ -44,14 +45,14 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
   const int lane = threadIdx.x % kWarp, part = lane / kChannels;
   const int64_t b = job / slabs, at = job % slabs * kChannels + lane % kChannels;
   const int64_t c = at < E ? at : E - 1;
-  float* state = w.h + b * w.h_stride + c;
+  const int64_t state = b * w.h.stride + c;
   float h[kStates], rate[kStates], B[kStates], C[kStates];
 #pragma unroll
   for (int i = 0; i < kStates; ++i) {
     const int64_t n = kStates * part + i;
     const bool valid = n < N;
     rate[i] = valid ? decay_rate(w.in.A_t[n * E + c]) : -1.0f;
-    h[i] = valid ? state[n * E] : 0.0f;
+    h[i] = valid ? w.h.load(state + n * E) : 0.0f;
     B[i] = valid ? w.in.bc(w.in.Bm, b, c, n) : 0.0f;
     C[i] = valid ? w.in.bc(w.in.Cm, b, c, n) : 0.0f;
   }
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(128) step_kernel(const __grid_constant__ Step<
 #pragma unroll
   for (int i = 0; i < kStates; ++i) {
     const int64_t n = kStates * part + i;
-    if (n < N) state[n * E] = h[i];
+    if (n < N) w.h.store(state + n * E, h[i]);
   }
   if (part != 0) return;
   const bool has_z = w.in.z.data != nullptr;
@@ -91,9 +92,9 @@ __global__ void __launch_bounds__(kStepThreads)
 #pragma unroll
   for (int n = 0; n < kStepStates; ++n) rate[n] = n < N ? decay_rate(w.in.A_t[n * E + c]) : -1.0f;
   wait_for_previous();
-  float* state = w.h + b * w.h_stride + c;
+  const int64_t state = b * w.h.stride + c;
 #pragma unroll
-  for (int n = 0; n < kStepStates; ++n) h[n] = n < N ? state[n * E] : 0.0f;
+  for (int n = 0; n < kStepStates; ++n) h[n] = n < N ? w.h.load(state + n * E) : 0.0f;
   const float u = load(w.in.u.data + b * w.in.u.stride + c);
   float d = __fadd_rn(load(w.in.delta.data + b * w.in.delta.stride + c), bias);
   const bool has_z = w.in.z.data != nullptr;
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(kStepThreads)
 #pragma unroll
     for (int i = 0; i < kPart; ++i) {
       const int n = part * kPart + i;
-      if (n < N) state[n * E] = mine[i];
+      if (n < N) w.h.store(state + n * E, mine[i]);
     }
   }
   const float sum = __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
@@ -131,12 +132,11 @@ __global__ void __launch_bounds__(kStepThreads)
 }
 
 template <class T, int R>
-void step(Stream& stream, const ScanStepArgs& a) {
-  Step<T> w{scan_input<T>(a), a.h.as<float>(), a.h_stride, a.y.as<T>(), a.y_stride};
+void run_step(Stream& stream, const ScanStepArgs& a) {
+  Step<T> w{scan_input<T>(a), step::state_buf(a.h, a.h_stride), a.y.as<T>(), a.y_stride};
   w.in.L = 1;
-  constexpr int64_t kManyChannels = 132 * 64, kMostRows = 65535;
-  if (a.N <= kStepStates && !w.in.constant && w.in.group == a.E && a.B <= kMostRows &&
-      a.B * a.E >= kManyChannels) {
+  const bool fits = a.N <= kStepStates && !w.in.constant && w.in.group == a.E;
+  if (choose(stream, scan_step_request(a.B, a.E, a.u.dtype, fits)).way == Way::kChannels) {
     const dim3 grid(static_cast<unsigned>(ceil_div(a.E, kStepThreads)), static_cast<unsigned>(a.B));
     launch_early(stream, "scan_step", channel_step_kernel<T>, grid, dim3(kStepThreads), 0, w);
     return;
@@ -165,7 +165,7 @@ void scan_forward(Stream& stream, const ScanArgs& a) noexcept {
 void scan_step(Stream& stream, const ScanStepArgs& a) noexcept {
   if (a.B == 0 || a.E == 0) return;
   with_type(a.u.dtype, [&]<class T>() {
-    with_lanes(stream, "scan_step", a.N, [&]<int R>() { step<T, R>(stream, a); });
+    with_lanes(stream, "scan_step", a.N, [&]<int R>() { run_step<T, R>(stream, a); });
   });
 }
 

@@ -3,6 +3,7 @@
 // (ssd_states_cuda.cu); then all chunks are computed at once, a block a chunk and some heads of a
 // group, which share C B^T: y = (decays * C B^T) X + exp(l) C S^T + D X.
 #include "kernels/ssd_cuda.cuh"
+#include "kernels/step.cuh"
 
 namespace mamba::cuda {
 namespace {
@@ -292,8 +293,7 @@ struct Step {
   Source<T> x, B, C;
   const float* D;
   bool D_has_hdim;
-  float* S;
-  int64_t s_stride;
+  step::StateBuf S;
   T* y;
   int64_t y_stride;
 };
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
   for (int i = threadIdx.x / kWarp; i < kStepRows; i += kThreads / kWarp) {
     const int64_t p = static_cast<int64_t>(blockIdx.x) * kStepRows + i;
     if (p >= a.P) return;
-    float* S = a.S + b * a.s_stride + (h * a.P + p) * a.N;
+    const int64_t S = b * a.S.stride + (h * a.P + p) * a.N;
     const float xp = load(x + p), dx = d * xp;
     float sum = 0;
     for (int64_t n0 = 0; n0 < a.N; n0 += kLaneStates * kWarp) {
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
 #pragma unroll
       for (int k = 0; k < kLaneStates; ++k) {
         const int64_t n = n0 + k * kWarp + lane;
-        s[k] = n < a.N ? S[n] : 0.0f;
+        s[k] = n < a.N ? a.S.load(S + n) : 0.0f;
       }
 #pragma unroll
       for (int k = 0; k < kLaneStates; ++k) {
@@ -331,7 +331,7 @@ __global__ void __launch_bounds__(kThreads) step_kernel(const __grid_constant__ 
         if (n >= a.N) continue;
         s[k] = fmaf(decay, s[k], dx * load(from_B + n));
         sum = fmaf(s[k], load(from_C + n), sum);
-        S[n] = s[k];
+        a.S.store(S + n, s[k]);
       }
     }
     sum = warp_sum(sum);
@@ -365,8 +365,7 @@ void ssd_step(Stream& stream, const SsdStepArgs& a) noexcept {
                     {a.Cm.as<T>(), a.C_stride, false},
                     a.D.as<float>(),
                     a.D_has_hdim,
-                    a.S.as<float>(),
-                    a.s_stride,
+                    step::state_buf(a.S, a.s_stride),
                     a.y.as<T>(),
                     a.y_stride};
     launch(stream, "ssd_step", step_kernel<T>,

@@ -3,6 +3,7 @@
 // and how backends run what they do not fuse. Included by *_ref, *_cpu and *_cuda files.
 #pragma once
 
+#include "kernels/choices.h"
 #include "kernels/kernels.h"
 #include "kernels/linear_packed.h"
 
@@ -119,6 +120,13 @@ MAMBA_INLINE void step_in_sequence(const Kernels& k, Stream& stream, const Mamba
   ssd.y = a.y, ssd.y_stride = S;
   k.ssd_step(stream, ssd);
   step_gates(k, stream, a);
+}
+
+// The same of backends that have no other way.
+template <class Args>
+MAMBA_INLINE void only_in_sequence(const Kernels& k, Stream& stream, const Args& a) {
+  only_way(stream, a, Way::kSequence);
+  step_in_sequence(k, stream, a);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "formats/hf_config.h"
+#include "model/explain.h"
 #include "model/model_io.h"
 #include "model/network.h"
 #include "model/size_estimate.h"
@@ -14,10 +15,20 @@
 namespace mamba {
 namespace {
 
+DeviceOptions device_options(const ModelOptions& options) {
+  return {options.device, options.threads, options.backend, options.choices_folder,
+          options.on_warning};
+}
+
+bool is_fused_step(const ExplainedChoice& e) {
+  const Operation o = e.request.operation;
+  return is_fused(e.choice.way) && (o == Operation::kMamba1Step || o == Operation::kMamba2Step);
+}
+
 std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& options,
                                       Matrices matrices) {
   const Product product = product_of(options.dtype);
-  std::unique_ptr<Device> device = Device::create({options.device, options.threads});
+  std::unique_ptr<Device> device = Device::create(device_options(options));
   config.validate();
   if (device->real() == DType::kF32) {
     const SizeEstimate sizes = estimate_sizes(config, *device, product, 1, 1);
@@ -32,6 +43,23 @@ std::unique_ptr<Network> make_network(const Config& config, const ModelOptions& 
   auto network = std::make_unique<Network>(config, std::move(device), product, matrices);
   network->set_state_dtype(options.state_dtype);
   return network;
+}
+
+// What --backend demands and this model has not is told before anything is done with it.
+void expect_backend(Network& network) {
+  Device& device = network.device();
+  if (device.choices().mode != BackendMode::kFused) return;
+  State state = network.new_state(1);
+  const int32_t token = 0;
+  int64_t steps = 0;
+  const auto choices = choices_of(device, [&] { network.step(&token, state, Buf()); });
+  for (const ExplainedChoice& e : choices) steps += is_fused_step(e) ? e.calls : 0;
+  if (steps == network.config().n_layer) return;
+  fail(ErrorCode::kInvalidArgument,
+       "[--backend] expected a fused step in each of {} layers, got {}: the mixer '{}' has none; "
+       "use "
+       "--backend auto",
+       network.config().n_layer, steps, network.config().mixer);
 }
 
 // f32 results of the caller, through a temporary where the device computes in f64.
@@ -84,6 +112,7 @@ Model Model::load(const std::string& folder, const ModelOptions& options) {
   const std::vector<DType> kept = load_weights(*network, folder, true, {}, options);
   settle_rates(*network);
   network->parameters_changed(true);
+  expect_backend(*network);
   if (!kept.empty() && options.on_warning && options.dtype != DType::kF32) {
     std::string types;
     for (const DType type : kept)
@@ -116,6 +145,7 @@ Model Model::create(const Config& config, uint64_t seed, const ModelOptions& opt
   }
   settle_rates(*network);
   network->parameters_changed(true);
+  expect_backend(*network);
   return Model(std::move(network));
 }
 
