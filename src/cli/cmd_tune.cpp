@@ -139,7 +139,7 @@ CommandRun add_tune(CLI::App& parent) {
   app->add_option("models", f->models,
                   "Models, configurations or presets to measure the shapes of; by default four "
                   "presets of 130M to 2.8B")
-      ->type_name("MODEL...");
+      ->type_name("MODEL");
   add_list(*app, "--dtype", &f->dtypes, "TYPE[,TYPE]", "Types of their matrices")
       ->default_str(f->dtypes);
   add_choice(*app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},

@@ -213,7 +213,7 @@ Choice choose(const Choices& choices, const Request& r) noexcept {
       return {first_of(r.possible), Why::kRefused};
     }
   }
-  if (!decided && std::has_single_bit(ways)) return {first_of(ways), Why::kOnlyOne};
+  if (std::has_single_bit(ways)) return {first_of(ways), decided ? why : Why::kOnlyOne};
   const ChoiceTable tables[] = {choices.tuned, choices.card, generic_table()};
   constexpr Why kBy[] = {Why::kTuned, Why::kCard, Why::kGeneric};
   for (int i = 0; i < 3; ++i) {

@@ -15,12 +15,12 @@ STEPS = ("mamba1_step", "mamba2_step")
 MODEL = ["-m", "model"]
 COMMANDS = {
     "generate": ["generate", *MODEL, "-p", "It was", "-n", "12", "--temp", "0"],
-    "generate --jsonl": ["generate", *MODEL, "--jsonl", "-f", "prompts.jsonl", "--temp", "0", "-b", "3"],
+    "generate --jsonl": ["generate", *MODEL, "--jsonl", "-f", "prompts.jsonl", "--seed", "1", "-b", "3"],
     "chat": ["chat", *MODEL, "--temp", "0", "-n", "8", "--chat-template", "plain"],
     "eval ppl": ["eval", "ppl", *MODEL, "-f", "text"],
     "eval kl": ["eval", "kl", "model", "model", "-f", "text"],
     "bench model": ["bench", "model", "model", "--seconds", "0", "--prompt-length", "8", "--json"],
-    "bench": ["bench", *MODEL, "-p", "8", "-n", "2", "-r", "1", "--no-warm-up", "-o", "json"],
+    "bench": ["bench", *MODEL, "-p", "8", "-n", "2", "-r", "1", "--no-warmup", "-o", "json"],
 }
 
 
