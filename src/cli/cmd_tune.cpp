@@ -145,6 +145,7 @@ CommandRun add_tune(CLI::App& parent) {
   add_choice(*app, "--state-dtype", &f->state_dtype, {"f32", "bf16"},
              "Type of their recurrent states");
   add_device(*app, &f->device);
+  app->get_option("--device")->default_str(f->device);
   add_int(*app, "--repetitions", &f->repetitions, 1, 1000, "Rounds over all ways of a shape");
   add_text(*app, "-o,--output", &f->output, "FILE",
            "The file to write; by default where later runs look for it");
