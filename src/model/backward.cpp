@@ -3,6 +3,7 @@
 // reverse. One buffer dr carries the gradient of the residual stream from the last block to the
 // first.
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "model/network.h"
@@ -94,8 +95,7 @@ void Network::segment_forward(const Context& ctx, CBuf state_in, Buf state_out) 
   norm_forward(ctx, norm_f_weight_, norm_f_bias_, before, residual, at.norms.back());
 }
 
-LossSum Network::segment_backward(const Context& ctx, const Batch& part, double grad_scale,
-                                  CBuf state_in, Buf dstate) {
+void Network::segment_backward(const Context& ctx, double grad_scale, CBuf state_in, Buf dstate) {
   const TrainingLayout& at = training_;
   const NormIO& last = at.norms.back();
   const Buf dx = at.h;  // no longer needed as an output
@@ -126,8 +126,24 @@ LossSum Network::segment_backward(const Context& ctx, const Batch& part, double 
   args.ids = ctx.ids, args.dy = at.dr;
   args.dweight = grad_views_[static_cast<size_t>(embedding_)];
   if (args.dweight) ctx.kernels().embed_backward(ctx.stream(), args);
-  // Read once all of the pass is enqueued: this waits for it.
-  return sum_losses(part, at.nll, ctx.rows(), Buf());
+}
+
+std::vector<uint64_t> Network::training_key(const Context& ctx, double grad_scale) const {
+  const auto at = [](const void* address) { return reinterpret_cast<uint64_t>(address); };
+  // Updates change parameters where they lie; packed matrices are others after every change.
+  const bool packed = std::any_of(packed_.begin(), packed_.end(),
+                                  [](const PackedLinear* matrix) { return matrix != nullptr; });
+  return {packed ? values_id_ : 0,
+          static_cast<uint64_t>(ctx.B),
+          static_cast<uint64_t>(ctx.L),
+          static_cast<uint64_t>(step_.recompute),
+          std::bit_cast<uint64_t>(grad_scale),
+          at(ctx.ids.data),
+          at(ctx.targets.data),
+          at(ctx.doc_ids.data),
+          at(params_.data()),
+          at(grads_.data()),
+          at(workspace_.data())};
 }
 
 // Copies tokens begin..end of every row: a batch is contiguous.
@@ -190,7 +206,8 @@ LossSum Network::run_segments(const Context& whole, const Batch& batch, double g
     const CBuf states = at.states + s * per_segment;
     const Context ctx = cut_segment(whole, batch, begin(s), begin(s + 1), &part);
     segment_forward(ctx, states, Buf());
-    const LossSum one = segment_backward(ctx, part, grad_scale, states, at.dstates);
+    segment_backward(ctx, grad_scale, states, at.dstates);
+    const LossSum one = sum_losses(part, at.nll, ctx.rows(), Buf());
     sum.nll += one.nll;
     sum.targets += one.targets;
     for (int64_t row = 0; row < batch.B; ++row) {
@@ -233,8 +250,12 @@ LossSum Network::forward_backward(const Batch& batch, double grad_scale,
   if (options.segments > 1) {
     sum = run_segments(whole, batch, grad_scale);
   } else {
-    segment_forward(ctx, CBuf(), Buf());
-    sum = segment_backward(ctx, batch, grad_scale, CBuf(), Buf());
+    device_->replay(training_key(ctx, grad_scale), [&] {
+      segment_forward(ctx, CBuf(), Buf());
+      segment_backward(ctx, grad_scale, CBuf(), Buf());
+    });
+    // Read once all of the pass is enqueued: this waits for it.
+    sum = sum_losses(batch, training_.nll, ctx.rows(), Buf());
   }
   device_->sync();
   return sum;

@@ -164,8 +164,10 @@ class Network {
   LossSum run_segments(const Context& whole, const Batch& batch, double grad_scale);
   void end_gradient(int64_t row, int64_t B);
   void segment_forward(const Context&, CBuf state_in, Buf state_out);
-  LossSum segment_backward(const Context&, const Batch& part, double grad_scale, CBuf state_in,
-                           Buf dstate);
+  // Gradients, and the losses of every row in training_.nll; enqueued alone.
+  void segment_backward(const Context&, double grad_scale, CBuf state_in, Buf dstate);
+  // What Device::replay must know of a training step of one segment.
+  std::vector<uint64_t> training_key(const Context&, double grad_scale) const;
   // One step with logits (B, V) in memory(), or null; enqueued, not waited for.
   void enqueue_step(const int32_t* ids, State& state, Buf logits);
   Arena workspace(int64_t bytes);

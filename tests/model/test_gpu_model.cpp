@@ -10,6 +10,7 @@
 
 #include "mamba/model.h"
 #include "mamba/state.h"
+#include "model/model_io.h"
 #include "model/network.h"
 #include "model/two_mixers.h"
 
@@ -117,6 +118,42 @@ TEST_P(GpuModel, ChunksAndStepsAgree) {
   gpu.forward(ids.data(), 70, again, Logits::kLast, same.data());
   EXPECT_EQ(same, whole);
   EXPECT_TRUE(again == chunks);
+}
+
+// The second of equal training steps is captured, the third is replayed: all have the gradients of
+// the first, those of other weights are others, and shapes take turns.
+TEST_P(GpuModel, TrainingStepsAreReplayed) {
+  if (dtype_ != DType::kF32 && dtype_ != DType::kBF16) GTEST_SKIP() << "it is not trained";
+  const Product product = dtype_ == DType::kBF16 ? Product::kBF16 : Product::kF32;
+  Network network(config_of(mixer_, 64, 3), Device::create({"cuda"}), product);
+  initialize(network, 5);
+  network.parameters_changed(false);
+  const std::vector<int32_t> ids = tokens_of(80), targets = tokens_of(81);
+  const auto gradients = [&](int64_t B, int64_t L, double* loss) {
+    Batch batch;
+    batch.B = B, batch.L = L, batch.ids = ids.data(), batch.targets = targets.data() + 1;
+    network.zero_gradients();
+    *loss = network.forward_backward(batch, 0.5).nll;
+    const HostView values(network.memory(), network.gradients(), network.trained().count);
+    const float* from = values.as<float>();
+    return std::vector<float>(from, from + network.trained().count);
+  };
+  double loss = 0, other_loss = 0, again = 0;
+  const std::vector<float> first = gradients(2, 40, &loss), other = gradients(1, 33, &other_loss);
+  EXPECT_NE(loss, other_loss);
+  for (int time = 0; time < 3; ++time) {
+    EXPECT_EQ(gradients(2, 40, &again), first);
+    EXPECT_EQ(again, loss);
+    EXPECT_EQ(gradients(1, 33, &again), other);
+    EXPECT_EQ(again, other_loss);
+  }
+  HostView values(network.memory(), network.parameters(), network.table().flat_count());
+  for (int64_t i = 0; i < network.table().flat_count(); ++i) values.as<float>()[i] *= 0.9f;
+  values.write_back();
+  network.parameters_changed(false);
+  const std::vector<float> changed = gradients(2, 40, &again);
+  EXPECT_NE(again, loss);
+  EXPECT_GT(relative(changed, first), 1e-3);
 }
 
 }  // namespace
