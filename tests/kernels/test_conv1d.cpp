@@ -205,6 +205,10 @@ std::vector<Case> cases() {
   list.push_back({40, 1, 20, 4});                                              // groups of 3 rows
   list.push_back({2, 33, 1536, 4, Ids::kNone, true, true, true, true, 1536});  // x of [x, z]
   list.push_back({1, 300, 600, 4, Ids::kPadded, true, true, false, true, 0});  // two slabs
+  for (int64_t K : {2, 3, 4}) {  // several runs of a GPU, with vectors, and a state in place
+    list.push_back({2, 131, 64, K, Ids::kNone, true, true, true, true, 0, true});
+    list.push_back({1, 75, 64, K, Ids::kPadded, true, true, true, true, 0, true});
+  }
   return list;
 }
 
