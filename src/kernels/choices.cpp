@@ -32,6 +32,7 @@ constexpr ChoiceRow kGenericRows[] = {
     row(Operation::kLinear, kAny, kAny, kAny, Way::kPlain),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kOneDnn),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kGeneral),
+    row(Operation::kLinear, kAny, kAny, kAny, Way::kTiles),  // on trial
     row(Operation::kNormLinear, kAny, kAny, kAny, Way::kFused),
     row(Operation::kNormLinear, kAny, kAny, kAny, Way::kSequence),
     row(Operation::kLinearQ, kAny, kAny, kAny, Way::kFewRows),
@@ -45,6 +46,7 @@ constexpr ChoiceRow kGenericRows[] = {
     row(Operation::kMamba1Step, kAny, kAny, kAny, Way::kFused8),
     row(Operation::kMamba2Step, kAny, from(96), kAny, Way::kFusedConvolved),
     row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kFused),
+    row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kFusedProduct),  // on trial
     row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kSequence),
 };
 
@@ -64,6 +66,7 @@ constexpr WayText kWayTexts[kWays] = {
     {"onednn", "the same by oneDNN"},
     {"row", "one row by multiply-adds, a warp a row of the weight"},
     {"tensor", "up to 16 rows on tensor cores, the weight read once"},
+    {"tiles", "up to 64 rows on tensor cores, in tiles of shared memory"},
     {"plain", "up to 8 rows of f32 by multiply-adds"},
     {"few_rows", "up to 4 rows with weights in blocks"},
     {"lanes", "several lanes a channel"},
@@ -73,6 +76,7 @@ constexpr WayText kWayTexts[kWays] = {
     {"fused_convolved", "fused, convolved by a kernel before"},
     {"fused_8", "fused, eight threads a channel"},
     {"fused_2", "fused, two threads a channel"},
+    {"fused_product", "fused, the norm inside the product behind it"},
 };
 constexpr const char* kOperationNames[kOperations] = {
     "linear", "norm_linear", "linear_q", "scan_step", "mamba1_step", "mamba2_step",
@@ -262,6 +266,12 @@ Request linear_request(const LinearShape& s) noexcept {
                       (s.weight == DType::kF16 && s.x == s.weight);
   if (whole && narrow && s.M == 1) ways |= bit(Way::kRow);
   if (whole && narrow && s.M <= kMostTensorRows) ways |= bit(Way::kTensor);
+  // Dimensions of tiles are 32 bits.
+  const bool small = s.N <= INT32_MAX / 2 && s.K <= INT32_MAX / 2;
+  if (whole && narrow && small && s.engine && s.x != DType::kF32 && s.M <= kMostTileRows &&
+      kTrials) {
+    ways |= bit(Way::kTiles);
+  }
   if (whole && s.x == DType::kF32 && s.product == Product::kF32 && s.M <= kMostPlainRows) {
     ways |= bit(Way::kPlain);
   }
@@ -300,11 +310,13 @@ Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks) no
   return r;
 }
 
-Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool vectors) noexcept {
+Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool vectors,
+                            bool product) noexcept {
   constexpr int64_t kMostBlocks = 65535;  // of a grid beside its first dimension
   Request r = {Operation::kMamba2Step, type, B, B * H * ((P + 63) / 64), H * P, bit(Way::kFused)};
   if (B <= kMostBlocks) r.possible |= bit(Way::kSequence);
   if (B <= kMostBlocks && vectors) r.possible |= bit(Way::kFusedConvolved);
+  if (B == 1 && product && kTrials) r.possible |= bit(Way::kFusedProduct);
   return r;
 }
 

@@ -32,6 +32,7 @@ enum class Way : uint8_t {
   kOneDnn,          // the same by oneDNN
   kRow,             // one row by multiply-adds, a warp a row of the weight
   kTensor,          // up to 16 rows on tensor cores, the weight read once
+  kTiles,           // up to 64 rows on tensor cores, in tiles of shared memory
   kPlain,           // up to 8 rows of f32 by multiply-adds
   kFewRows,         // up to 4 rows with weights in blocks
   kLanes,           // scan_step: several lanes a channel
@@ -41,8 +42,16 @@ enum class Way : uint8_t {
   kFusedConvolved,  // mamba2_step, convolved by a kernel before
   kFused8,          // mamba1_step, eight threads a channel
   kFused2,          // mamba1_step, two threads a channel
+  kFusedProduct,    // mamba2_step of one row, its norm inside the product behind it
 };
-inline constexpr int kWays = 13;
+inline constexpr int kWays = 15;
+// Ways on trial (kTiles, kFusedProduct), which have not passed all their tests on a card: nothing
+// takes them but a program built with MAMBA_CUDA_TRIALS.
+#ifdef MAMBA_CUDA_TRIALS
+inline constexpr bool kTrials = true;
+#else
+inline constexpr bool kTrials = false;
+#endif
 
 constexpr uint32_t bit(Way way) { return 1u << static_cast<int>(way); }
 constexpr bool is_fused(Way way) { return way >= Way::kFused; }
@@ -162,15 +171,18 @@ void only_way(Stream& stream, const Mamba2StepArgs& args, Way way) noexcept;
 // ---- What the kernels for GPUs can do ----
 
 // Rows of x, and columns of a row that is normed.
-inline constexpr int kMostTensorRows = 16, kMostPlainRows = 8, kMostQuantizedRows = 4;
+inline constexpr int kMostTensorRows = 16, kMostTileRows = 64, kMostPlainRows = 8,
+                     kMostQuantizedRows = 4;
 inline constexpr int64_t kMostNormed = 1024;
 
-// aligned: rows of x and of the weight begin at multiples of 16 bytes.
+// aligned: rows of x and of the weight begin at multiples of 16 bytes. engine: the card has an
+// engine that copies tiles.
 struct LinearShape {
   int64_t M, N, K;
   DType weight, x;
   Product product;
   bool aligned;
+  bool engine = false;
 };
 Request linear_request(const LinearShape& shape) noexcept;
 // shape.x: what the norm reads; normed: what it makes. aligned: all rows.
@@ -181,7 +193,9 @@ Request linear_q_request(int64_t M, int64_t N, int64_t K, DType blocks, bool fit
 Request scan_step_request(int64_t B, int64_t E, DType type, bool fits) noexcept;
 // in_blocks: a weight between the convolution and the scan is.
 Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks) noexcept;
-// vectors: the state can be read four elements at a time.
-Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool vectors) noexcept;
+// vectors: the state can be read four elements at a time. product: the one behind it can do the
+// norm.
+Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool vectors,
+                            bool product) noexcept;
 
 }  // namespace mamba

@@ -213,10 +213,14 @@ void linear_forward(Stream& stream, const LinearArgs& a) noexcept {
   const CBuf weight = m.right.data;
   const bool aligned =
       rows_aligned(weight, m.right.stride, 16) && rows_aligned(a.x, a.M == 1 ? 0 : a.x_stride, 16);
-  const LinearShape shape = {a.M, a.N, a.K, weight.dtype, a.x.dtype, a.product, aligned};
+  const LinearShape shape = {a.M,       a.N,       a.K,     weight.dtype,
+                             a.x.dtype, a.product, aligned, stream.overlaps};
   const Way way = choose(stream, linear_request(shape)).way;
   if (way == Way::kRow) {
     return multiply_row(stream, "linear_forward", a, weight, m.right.stride);
+  }
+  if (way == Way::kTiles) {
+    return multiply_tiles(stream, "linear_forward", a, weight, m.right.stride);
   }
   if (way == Way::kTensor || way == Way::kPlain) {
     return multiply_few_rows(stream, "linear_forward", a, weight, m.right.stride, way);

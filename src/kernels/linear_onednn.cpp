@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -557,8 +556,8 @@ void linear_rows(Stream& stream, const LinearRowsArgs& a) noexcept try {
     return own().embed_forward(stream, EmbedArgs{a.rows, K, N, a.ids, weight, a.y});
   }
   for (int64_t r = 0; r < a.rows; ++r) {
-    if (a.ids.as<int32_t>()[r] >= 0) continue;
-    std::memset(a.y.as<float>() + r * K, 0, sizeof(float) * static_cast<size_t>(K));
+    float* y = a.y.as<float>() + r * K;
+    if (a.ids.as<int32_t>()[r] < 0) std::fill(y, y + K, 0.0f);
   }
   if (N <= 0 || K <= 0) return;
   const OneThread one;
@@ -591,6 +590,7 @@ const Kernels& onednn_kernels() {
     table.linear_pack = onednn::linear_pack;
     table.linear_rows = onednn::linear_rows;
     table.mamba1_step = onednn::in_sequence<Mamba1StepArgs>;
+    table.mamba2_step = onednn::in_sequence<Mamba2StepArgs>;
     table.norm_linear = onednn::in_sequence<NormLinearArgs>;
     return table;
   }();

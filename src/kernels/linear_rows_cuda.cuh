@@ -5,6 +5,7 @@
 #include "kernels/choices.h"
 #include "kernels/cuda.cuh"
 #include "kernels/norm_linear.h"
+#include "kernels/step.cuh"
 
 namespace mamba::cuda {
 
@@ -13,11 +14,28 @@ namespace mamba::cuda {
 void multiply_few_rows(Stream& stream, const char* name, const LinearArgs& args, CBuf weight,
                        int64_t weight_stride, Way way) noexcept;
 
+// The same for up to 64 rows: Way::kTiles (linear_tiles_cuda.cu).
+void multiply_tiles(Stream& stream, const char* name, const LinearArgs& args, CBuf weight,
+                    int64_t weight_stride) noexcept;
+
 // The same for one row of bf16 or f16: Way::kRow (linear_row_cuda.cu).
 void multiply_row(Stream& stream, const char* name, const LinearArgs& args, CBuf weight,
                   int64_t weight_stride) noexcept;
 // norm_linear of one row in bf16: Way::kFused.
 void multiply_normed_row(Stream& stream, const char* name, const NormLinearArgs& args, CBuf weight,
                          int64_t weight_stride) noexcept;
+
+// The step of Mamba-2 behind its state: y (K) is gated already; the product of norm(y), of bf16
+// weights, and the move of the convolution's state of B and C (linear_gated_cuda.cu).
+struct GatedRow {
+  CBuf y;  // (K)
+  const float* norm_weight;
+  float eps;
+  step::Conv conv;
+  CBuf conv_input;      // (conv.C), of the type of y
+  int64_t from, moved;  // channels of the convolution whose state is moved
+};
+void multiply_gated_row(Stream& stream, const char* name, const LinearArgs& args,
+                        const GatedRow& row, CBuf weight, int64_t weight_stride) noexcept;
 
 }  // namespace mamba::cuda

@@ -4,11 +4,12 @@
 
 #include "base/buf.h"
 #include "device/stream.h"
+#include "kernels/linear.h"
 
 namespace mamba {
 
 //   [x; B; C] = act(conv([x; B; C]));  S <- exp(d A) S + d x (outer) B;  y = S C + D x;
-//   out = [silu(z0) x0; gated_norm(y, z) or y silu(z)]
+//   out = [silu(z0) x0; gated_norm(y, z) or y silu(z)];  with `product` also linear_forward of out
 // The formulas, and on the CPU the bits, of conv1d_forward (L = 1), ssd_step, gated_norm_forward
 // and gate_forward. Both states are updated in place. A row depends on that row alone.
 struct Mamba2StepArgs {
@@ -35,6 +36,8 @@ struct Mamba2StepArgs {
   Buf conv_xbc, y;
   Buf out;  // (B, M + HP), row stride out_stride; of the type of zx
   int64_t out_stride;
+  // The product of `out` to be done behind this, or null. What `out` holds after it is undefined.
+  const LinearArgs* product;
 };
 
 }  // namespace mamba

@@ -2,9 +2,11 @@
 // mamba2_step for CUDA in two kernels. In the first a block has some rows of the state of a head
 // and computes the convolution of what it needs: its own x, whose state it moves on, and B and C of
 // its group, which other blocks read too. The second moves the state of those on, and does the
-// gated norm and the gated MLP. Of many sequences a kernel before these convolves everything once,
-// to the same bits.
+// gated norm and the gated MLP, or leaves them to the product behind the step. Of many sequences a
+// kernel before these convolves everything once, to the same bits.
 #include "kernels/choices.h"
+#include "kernels/linear_packed_cuda.cuh"
+#include "kernels/linear_rows_cuda.cuh"
 #include "kernels/ssd_cuda.cuh"
 #include "kernels/step.cuh"
 #include "kernels/step_sequence.h"
@@ -373,6 +375,51 @@ void finish(Stream& stream, const char* name, const Mamba2StepArgs& a, bool conv
                dim3(kFinishThreads), 0, f);
 }
 
+// The product behind the step, as a matrix in rows.
+struct Behind {
+  CBuf weight;
+  int64_t stride = 0;
+};
+Behind behind(const Mamba2StepArgs& a) {
+  const LinearArgs& product = *a.product;
+  if (product.packed == nullptr) return {product.weight, product.K};
+  return {CBuf(product.packed->data, product.packed->dtype), packed_stride(*product.packed)};
+}
+
+// Whether the product behind can do the norm: of one row as one group, gated before it.
+bool takes_norm(const Mamba2StepArgs& a) {
+  if (a.product == nullptr || a.B != 1) return false;
+  const LinearArgs& product = *a.product;
+  const auto [weight, stride] = behind(a);
+  const bool types = weight.dtype == DType::kBF16 &&
+                     (a.zx.dtype == DType::kBF16 ||
+                      (a.zx.dtype == DType::kF32 && product.product == Product::kBF16));
+  return types && a.gated_norm && !a.norm_before_gate && a.norm_groups == 1 && a.M == 0 &&
+         !product.accumulate && product.x.data == a.out.data && product.K == a.H * a.P &&
+         product.K % 8 == 0 && rows_aligned(weight, stride, 16) && rows_aligned(a.y, 0, 16) &&
+         rows_aligned(a.norm_weight, 0, 16);
+}
+
+template <class T>
+void multiply(Stream& stream, const char* name, const Mamba2StepArgs& a) {
+  const LinearArgs& product = *a.product;
+  if (product.packed != nullptr &&
+      !expect_packed(stream, name, *product.packed, product.N, product.K)) {
+    return;
+  }
+  const Step<T> s = step_of<T>(a);
+  const int64_t heads = s.heads();
+  const auto [weight, stride] = behind(a);
+  const GatedRow row = {a.y,
+                        a.norm_weight.as<float>(),
+                        static_cast<float>(a.norm_eps),
+                        s.conv,
+                        a.zx + heads,
+                        heads,
+                        2 * a.G * a.N};
+  multiply_gated_row(stream, name, product, row, weight, stride);
+}
+
 }  // namespace
 
 void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
@@ -380,7 +427,8 @@ void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
   if (a.B == 0 || a.H == 0) return;
   const bool vectors =
       a.N % 4 == 0 && rows_aligned(a.ssm_state, a.state_stride, 4 * dtype_size(a.ssm_state.dtype));
-  const Way way = choose(stream, mamba2_step_request(a.B, a.H, a.P, a.zx.dtype, vectors)).way;
+  const Way way =
+      choose(stream, mamba2_step_request(a.B, a.H, a.P, a.zx.dtype, vectors, takes_norm(a))).way;
   if (way == Way::kSequence) return step_in_sequence(cuda_kernels(), stream, a);
   with_type(a.zx.dtype, [&]<class T>() {
     Advance<T> v{step_of<T>(a),
@@ -402,7 +450,9 @@ void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
     } else {
       advance<T, float>(stream, name, v, vectors);
     }
+    if (way == Way::kFusedProduct) return multiply<T>(stream, name, a);
     finish<T>(stream, name, a, v.convolved != nullptr);
+    if (a.product != nullptr) cuda_kernels().linear_forward(stream, *a.product);
   });
 }
 

@@ -122,7 +122,11 @@ std::unique_ptr<Mixer> make_mixer(const Config& config);
 // The gated MLP of a block with d_intermediate > 0.
 std::unique_ptr<Mixer> make_gated_mlp(const Config& config);
 
-// y = x W^T (+ bias), dense rows.
+// Whether the weight is packed in blocks.
+bool in_blocks(const Weight& weight);
+// y = x W^T (+ bias), dense rows: the call, where the weight is not in blocks, and for any.
+LinearArgs linear_args(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias,
+                       Buf y, int64_t y_stride, int64_t N, int64_t K);
 void linear(const Context&, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K);
 // The same of a step's input.

@@ -82,8 +82,6 @@ void copy_rows(DeviceMemory& memory, CBuf from, int64_t from_stride, Buf to, int
   memory.copy_rows(to.data, to_stride * size, from.data, from_stride * size, count * size, rows);
 }
 
-namespace {
-
 LinearArgs linear_args(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight,
                        CBuf bias, Buf y, int64_t y_stride, int64_t N, int64_t K) {
   LinearArgs args{};
@@ -100,8 +98,6 @@ LinearArgs linear_args(const Context& ctx, CBuf x, int64_t x_stride, const Weigh
 bool in_blocks(const Weight& weight) {
   return weight.packed != nullptr && is_quantized(weight.packed->dtype);
 }
-
-}  // namespace
 
 void linear(const Context& ctx, CBuf x, int64_t x_stride, const Weight& weight, CBuf bias, Buf y,
             int64_t y_stride, int64_t N, int64_t K) {

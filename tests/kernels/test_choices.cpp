@@ -51,7 +51,9 @@ std::vector<Request> requests() {
         for (const DType w : {DType::kF32, DType::kBF16, DType::kF16}) {
           for (const DType x : {DType::kF32, DType::kBF16, DType::kF16}) {
             for (const Product product : {Product::kF32, Product::kBF16}) {
-              const LinearShape shape = {rows, size, K, w, x, product, K != 1};
+              LinearShape shape = {rows, size, K, w, x, product, K != 1};
+              all.push_back(linear_request(shape));
+              shape.engine = true;
               all.push_back(linear_request(shape));
               all.push_back(norm_linear_request(shape, DType::kBF16));
             }
@@ -62,7 +64,8 @@ std::vector<Request> requests() {
         all.push_back(linear_q_request(rows, size, 768, DType::kQ8_0, fits));
         all.push_back(scan_step_request(rows, size, DType::kBF16, fits));
         all.push_back(mamba1_step_request(rows, size, DType::kF32, fits));
-        all.push_back(mamba2_step_request(rows, 4, size, DType::kBF16, fits));
+        all.push_back(mamba2_step_request(rows, 4, size, DType::kBF16, fits, false));
+        all.push_back(mamba2_step_request(rows, 4, size, DType::kBF16, fits, true));
       }
     }
   }
@@ -105,6 +108,10 @@ TEST(Choices, GenericRowsAreTheMeasuredBorders) {
   EXPECT_EQ(way_of_linear(2, 3072, 768, DType::kBF16), Way::kTensor);
   EXPECT_EQ(way_of_linear(16, 3072, 768, DType::kF16), Way::kTensor);
   EXPECT_EQ(way_of_linear(17, 3072, 768, DType::kBF16), Way::kGeneral);
+  // Of cards that copy tiles too, but for what tune finds.
+  const LinearShape tiles = {17, 3072, 768, DType::kBF16, DType::kBF16, Product::kBF16, true, true};
+  EXPECT_EQ(choose(Choices{}, linear_request(tiles)).way, Way::kGeneral);
+  EXPECT_EQ(linear_request(tiles).possible, bit(Way::kGeneral) | (kTrials ? bit(Way::kTiles) : 0));
   EXPECT_EQ(way_of_linear(1, 50280, 768, DType::kF32), Way::kPlain);
   EXPECT_EQ(way_of_linear(8, 50280, 768, DType::kF32), Way::kPlain);
   EXPECT_EQ(way_of_linear(9, 50280, 768, DType::kF32), Way::kGeneral);
@@ -117,9 +124,11 @@ TEST(Choices, GenericRowsAreTheMeasuredBorders) {
   EXPECT_EQ(step1(16, 2112, false), Way::kFused2);
   EXPECT_EQ(step1(17, 1536, false), Way::kSequence);
   EXPECT_EQ(step1(1, 1536, true), Way::kSequence);
-  const auto step2 = [](int64_t B, int64_t H, bool vectors) {
-    return choose(Choices{}, mamba2_step_request(B, H, 64, DType::kBF16, vectors)).way;
+  const auto step2 = [](int64_t B, int64_t H, bool vectors, bool product = false) {
+    return choose(Choices{}, mamba2_step_request(B, H, 64, DType::kBF16, vectors, product)).way;
   };
+  EXPECT_EQ(step2(1, 24, true, true), Way::kFused);
+  EXPECT_EQ(step2(2, 24, true, true), Way::kFused);
   EXPECT_EQ(step2(1, 24, true), Way::kFused);
   EXPECT_EQ(step2(4, 24, true), Way::kFusedConvolved);
   EXPECT_EQ(step2(4, 24, false), Way::kFused);

@@ -135,6 +135,12 @@ double largest(const std::vector<double>& v) {
   return most;
 }
 
+std::vector<double> f64_of(const Guarded& v) {
+  const std::vector<float> values = v.values();
+  return {values.begin(), values.end()};
+}
+double largest_out(const Problem& p) { return largest(f64_of(p.out.f32)); }
+
 std::vector<Options> cases() {
   std::vector<Options> list;
   for (int64_t B = 1; B <= 9; ++B) list.push_back({.B = B});
@@ -303,6 +309,69 @@ TEST(Mamba2Step, StatesInBf16AreRoundedAfterUse) {
           const bool gap = static_cast<int64_t>(i) % p.state_stride >= p.state_stride - o.gap;
           const bf16 want = gap ? start[i] : to_bf16(p.state.f32[static_cast<int64_t>(i)]);
           ASSERT_EQ(narrow[i].bits, want.bits) << "element " << i;
+        }
+      }
+    }
+  });
+}
+
+// With a product behind it: that of the out of a step without, in f32 and with bf16 weights, which
+// a GPU takes together with the norm.
+TEST(Mamba2Step, IsFollowedByItsProduct) {
+  const Options list[] = {{.B = 1, .H = 3, .P = 16, .N = 16, .G = 1},
+                          {.B = 1, .H = 8, .P = 16, .N = 20, .G = 2},
+                          {.B = 1, .H = 24, .P = 64, .N = 16, .G = 1, .gap = 4},
+                          {.B = 1, .H = 25, .P = 64, .N = 16, .G = 1, .norm = true},
+                          {.B = 1, .H = 33, .P = 64, .N = 8, .G = 1, .K = 2, .bias = false},
+                          {.B = 1, .H = 40, .P = 128, .N = 8, .G = 1},
+                          {.B = 1, .H = 4, .P = 7, .N = 8, .G = 1},
+                          {.B = 1, .M = 8},
+                          {.B = 1, .norm = false},
+                          {.B = 1, .before = true},
+                          {.B = 1, .norm_groups = 4},
+                          {.B = 2},
+                          {.B = 20}};
+  for_each_backend([&](Device& device) {
+    for (const Options& o : list) {
+      for (const bool narrow : {false, true}) {
+        for (const int64_t N : {1, 7, 130}) {
+          SCOPED_TRACE(text(o) + " narrow " + std::to_string(narrow) + " N " + std::to_string(N));
+          Problem one(o, 10, 0), two(o, 10, 0);
+          const int64_t K = o.M + one.S;
+          Random random(11);
+          Field weight(N * K, 0), bias(N, 0), got(o.B * N, 0), want(o.B * N, 0);
+          std::vector<bf16> half;
+          for (int64_t i = 0; i < N * K; ++i) {
+            half.push_back(to_bf16(static_cast<float>(random.uniform(-1, 1))));
+            weight.set(i, to_f32(half.back()));
+          }
+          for (int64_t i = 0; i < N; ++i) bias.set(i, random.uniform(-1, 1));
+          LinearArgs product{};
+          product.M = o.B, product.N = N, product.K = K;
+          product.product = narrow ? Product::kBF16 : Product::kF32;
+          product.weight = narrow ? CBuf(half.data()) : CBuf(weight.buf<float>());
+          product.bias = bias.buf<float>();
+          product.x_stride = one.out_stride, product.y_stride = N;
+          Mamba2StepArgs a = one.args<float>();
+          LinearArgs behind = product;
+          behind.x = a.out, behind.y = got.buf<float>();
+          a.product = &behind;
+          device.kernels().mamba2_step(device.stream(), a);
+          run(device, two);
+          behind.x = two.args<float>().out, behind.y = want.buf<float>();
+          device.kernels().linear_forward(device.stream(), behind);
+          device.sync();
+          if (device.memory().on_host()) {
+            EXPECT_TRUE(same_bits(got.f32.data(), want.f32.data(), o.B * N));
+          } else {
+            // Sums in another order, and an out that is rounded to the other side of a half.
+            const double each = narrow ? 1.0 / 256 : kEps * 64;
+            const double bound = each * std::sqrt(static_cast<double>(K)) * largest_out(two);
+            EXPECT_TRUE(close(got.f32.values(), f64_of(want.f32), bound, 0));
+          }
+          EXPECT_TRUE(same_bits(one.state.f32.data(), two.state.f32.data(), one.state.f32.size()));
+          EXPECT_TRUE(one.intact());
+          EXPECT_TRUE(got.f32.intact());
         }
       }
     }

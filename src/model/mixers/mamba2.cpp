@@ -147,8 +147,15 @@ class Mamba2 : public Mixer {
     a.state_stride = ctx.state_stride;
     a.conv_xbc = s.xBC, a.y = s.y;
     a.out = s.cat, a.out_stride = E_;
+    if (in_blocks(v.weights[out_w_])) {
+      ctx.kernels().mamba2_step(ctx.stream(), a);
+      linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
+      return;
+    }
+    const LinearArgs product =
+        linear_args(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
+    a.product = &product;
     ctx.kernels().mamba2_step(ctx.stream(), a);
-    linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
   }
 
  private:
