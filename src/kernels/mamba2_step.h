@@ -36,8 +36,9 @@ struct Mamba2StepArgs {
   Buf conv_xbc, y;
   Buf out;  // (B, M + HP), row stride out_stride; of the type of zx
   int64_t out_stride;
-  // The product of `out` to be done behind this, or null. What `out` holds after it is undefined.
-  const LinearArgs* product;
+  // The product of `out` to be done behind this; none where its y is null. What `out` holds after
+  // one is undefined.
+  LinearArgs product;
 };
 
 }  // namespace mamba

@@ -381,15 +381,15 @@ struct Behind {
   int64_t stride = 0;
 };
 Behind behind(const Mamba2StepArgs& a) {
-  const LinearArgs& product = *a.product;
+  const LinearArgs& product = a.product;
   if (product.packed == nullptr) return {product.weight, product.K};
   return {CBuf(product.packed->data, product.packed->dtype), packed_stride(*product.packed)};
 }
 
 // Whether the product behind can do the norm: of one row as one group, gated before it.
 bool takes_norm(const Mamba2StepArgs& a) {
-  if (a.product == nullptr || a.B != 1) return false;
-  const LinearArgs& product = *a.product;
+  if (!a.product.y || a.B != 1) return false;
+  const LinearArgs& product = a.product;
   const auto [weight, stride] = behind(a);
   const bool types = weight.dtype == DType::kBF16 &&
                      (a.zx.dtype == DType::kBF16 ||
@@ -402,7 +402,7 @@ bool takes_norm(const Mamba2StepArgs& a) {
 
 template <class T>
 void multiply(Stream& stream, const char* name, const Mamba2StepArgs& a) {
-  const LinearArgs& product = *a.product;
+  const LinearArgs& product = a.product;
   if (product.packed != nullptr &&
       !expect_packed(stream, name, *product.packed, product.N, product.K)) {
     return;
@@ -452,7 +452,7 @@ void mamba2_step(Stream& stream, const Mamba2StepArgs& a) noexcept {
     }
     if (way == Way::kFusedProduct) return multiply<T>(stream, name, a);
     finish<T>(stream, name, a, v.convolved != nullptr);
-    if (a.product != nullptr) cuda_kernels().linear_forward(stream, *a.product);
+    if (a.product.y) cuda_kernels().linear_forward(stream, a.product);
   });
 }
 

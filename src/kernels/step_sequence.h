@@ -120,7 +120,7 @@ MAMBA_INLINE void step_in_sequence(const Kernels& k, Stream& stream, const Mamba
   ssd.y = a.y, ssd.y_stride = S;
   k.ssd_step(stream, ssd);
   step_gates(k, stream, a);
-  if (a.product != nullptr) k.linear_forward(stream, *a.product);
+  if (a.product.y) k.linear_forward(stream, a.product);
 }
 
 // The same of backends that have no other way.

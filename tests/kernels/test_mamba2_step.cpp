@@ -355,7 +355,7 @@ TEST(Mamba2Step, IsFollowedByItsProduct) {
           Mamba2StepArgs a = one.args<float>();
           LinearArgs behind = product;
           behind.x = a.out, behind.y = got.buf<float>();
-          a.product = &behind;
+          a.product = behind;
           device.kernels().mamba2_step(device.stream(), a);
           run(device, two);
           behind.x = two.args<float>().out, behind.y = want.buf<float>();

@@ -152,9 +152,7 @@ class Mamba2 : public Mixer {
       linear(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
       return;
     }
-    const LinearArgs product =
-        linear_args(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
-    a.product = &product;
+    a.product = linear_args(ctx, s.cat, E_, v.weights[out_w_], bias(v, out_b_), y, D_, D_, E_);
     ctx.kernels().mamba2_step(ctx.stream(), a);
   }
 
