@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // rms_norm for CUDA: a block of threads a row, which stays in registers between the sum and the
-// result; the gradient of the weight is summed in registers over a block of rows.
+// result; the gradient of the weight is summed in registers over the rows of a block.
 #include "kernels/rms_norm.h"
 #include "kernels/rows.cuh"
 
 namespace mamba::cuda {
 namespace {
+
+constexpr int kMostThreads = 1024;
+constexpr int kResident = 1280;  // threads of the backward kernel on a multiprocessor
 
 struct Forward {
   int64_t rows, dim, x_stride, y_stride;
@@ -69,7 +72,80 @@ struct Backward {
   float* partial;  // (blocks, dim) sums of dy * n, or null
 };
 
-// dr of the rows of a block; with partial (one panel only) the block's sums too.
+// dr of a row at a time, which the block holds at once, and the sums of the block's rows where
+// there is room for them. Of the longer rows, few of which are in work at a time, the next one
+// arrives meanwhile.
+template <class R, class Y, class D, int each>
+__global__ void __launch_bounds__(kMostThreads)
+    whole_backward_kernel(Backward a, const R* r, const Y* dy, D* dr) {
+  wait_for_previous();
+  constexpr bool kAhead = each > 4;
+  using P = Panel<0, each, 4>;
+  extern __shared__ uint4 room[];
+  __shared__ float shared[2][kWarp];
+  char* const rooms = reinterpret_cast<char*>(room);
+  RowsAhead<R, each, 4> ahead_r;
+  RowsAhead<float, each, 4> ahead_past;
+  RowsAhead<Y, each, 4> ahead_dy;
+  const auto fetch = [&](int slot, int64_t row) {
+    if (row < a.rows) {
+      ahead_r.fetch(slot, r + row * a.r_stride, a.dim);
+      ahead_dy.fetch(slot, dy + row * a.dy_stride, a.dim);
+      if (a.dresidual_out != nullptr) {
+        ahead_past.fetch(slot, a.dresidual_out + row * a.dim, a.dim);
+      }
+    }
+    commit_copies();
+  };
+  if constexpr (kAhead) {
+    ahead_r.begin(rooms, a.dim);
+    ahead_past.begin(rooms + ahead_r.kBytes * blockDim.x, a.dim);
+    ahead_dy.begin(rooms + (ahead_r.kBytes + ahead_past.kBytes) * blockDim.x, a.dim);
+    fetch(0, blockIdx.x);
+  }
+  const float share = 1.0f / static_cast<float>(a.dim);
+  float w[each], dweight[each] = {};
+  if (a.weight != nullptr) {
+    P::load(a.weight, 0, a.dim, w);
+  } else {
+#pragma unroll
+    for (int i = 0; i < each; ++i) w[i] = 1;
+  }
+  int slot = 0;
+  float next_s = a.rstd[blockIdx.x];
+  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x, slot ^= 1) {
+    const int64_t next = row + gridDim.x;
+    const float s = next_s;
+    float n[each], g[each], past[each] = {}, sum = 0;
+    if constexpr (kAhead) {
+      fetch(slot ^ 1, next);
+      wait_copies<1>();
+      ahead_r.load(slot, n);
+      ahead_dy.load(slot, g);
+      if (a.dresidual_out != nullptr) ahead_past.load(slot, past);
+    } else {
+      P::load(r + row * a.r_stride, 0, a.dim, n);
+      P::load(dy + row * a.dy_stride, 0, a.dim, g);
+      if (a.dresidual_out != nullptr) P::load(a.dresidual_out + row * a.dim, 0, a.dim, past);
+    }
+    if (next < a.rows) next_s = a.rstd[next];
+#pragma unroll
+    for (int i = 0; i < each; ++i) {
+      n[i] *= s;
+      dweight[i] += g[i] * n[i];
+      g[i] *= w[i];
+      sum += g[i] * n[i];
+    }
+    const float mean = whole_row_sum(sum, shared[slot]) * share;
+#pragma unroll
+    for (int i = 0; i < each; ++i) g[i] = s * (g[i] - n[i] * mean) + past[i];
+    P::store(dr + row * a.dr_stride, 0, a.dim, g);
+  }
+  if (a.partial != nullptr) P::store(a.partial + blockIdx.x * a.dim, 0, a.dim, dweight);
+}
+
+// The same for rows of any length and place, block by block of rows; with partial (one panel only)
+// the block's sums too.
 template <class R, class Y, class D, int threads, int each, int vec>
 __global__ void __launch_bounds__(threads)
     backward_kernel(Backward a, const R* r, const Y* dy, D* dr) {
@@ -175,8 +251,17 @@ void rms_norm_forward(Stream& stream, const RmsNormArgs& a) noexcept {
 
 void rms_norm_backward(Stream& stream, const RmsNormBackwardArgs& a) noexcept {
   const char* name = "rms_norm_backward";
+  constexpr int wide = 4;
+  const bool vectors = a.dim % wide == 0 && takes_vectors(a.r, a.r_stride, wide) &&
+                       takes_vectors(a.weight, 0, wide) && takes_vectors(a.dy, a.dy_stride, wide) &&
+                       takes_vectors(a.dresidual_out, a.dim, wide) &&
+                       takes_vectors(a.dr, a.dr_stride, wide);
+  const int each = whole_row_threads(a.dim, 4) <= kMostThreads ? 4 : 8;
+  const int64_t whole = whole_row_threads(a.dim, each);
+  const bool at_once = vectors && whole <= kMostThreads;
   const RowBlocks blocks(a.rows, a.dim);
-  float* partial = a.dweight ? stream.scratch<float>(blocks.count * a.dim + 1) : nullptr;
+  const int64_t count = at_once ? blocks_in_turn(a.rows, whole, kResident) : blocks.count;
+  float* partial = a.dweight ? stream.scratch<float>(count * a.dim + 1) : nullptr;
   if (a.dweight && partial == nullptr) return;
   Backward b = {a.rows,
                 a.dim,
@@ -188,28 +273,34 @@ void rms_norm_backward(Stream& stream, const RmsNormBackwardArgs& a) noexcept {
                 a.rstd.as<float>(),
                 a.dresidual_out.as<float>(),
                 partial};
-  const unsigned count = static_cast<unsigned>(blocks.count);
+  const dim3 grid(static_cast<unsigned>(count));
   with_gradient_types(
       stream, name, a.r.dtype, a.dy.dtype, a.dr.dtype, [&]<class R, class Y, class D>() {
-        constexpr int wide = kWide<R, Y>;
-        const bool vectors =
-            a.dim % wide == 0 && takes_vectors(a.r, a.r_stride, wide) &&
-            takes_vectors(a.weight, 0, wide) && takes_vectors(a.dy, a.dy_stride, wide) &&
-            takes_vectors(a.dresidual_out, a.dim, wide) && takes_vectors(a.dr, a.dr_stride, wide);
-        with_panel<wide, 16>(a.dim, vectors, [&]<int threads, int each, int vec>() {
+        if (at_once) {
+          const size_t bytes = RowsAhead<R, 8, 4>::kBytes + RowsAhead<float, 8, 4>::kBytes +
+                               RowsAhead<Y, 8, 4>::kBytes;
+          launch_early(
+              stream, name,
+              each == 4 ? whole_backward_kernel<R, Y, D, 4> : whole_backward_kernel<R, Y, D, 8>,
+              grid, dim3(static_cast<unsigned>(whole)),
+              each == 4 ? 0 : bytes * static_cast<size_t>(whole), b, a.r.as<R>(), a.dy.as<Y>(),
+              a.dr.as<D>());
+          return;
+        }
+        with_long_panel<wide>(vectors, [&]<int threads, int each, int vec>() {
           if (partial != nullptr && a.dim > threads * each) {
             // Before dr, which may alias dy.
             launch(stream, name, weight_kernel<R, Y>,
-                   dim3(static_cast<unsigned>(ceil_div(a.dim, 256)), count), dim3(256), 0, b,
+                   dim3(static_cast<unsigned>(ceil_div(a.dim, 256)), grid.x), dim3(256), 0, b,
                    a.r.as<R>(), a.dy.as<Y>());
             b.partial = nullptr;
           }
-          launch(stream, name, backward_kernel<R, Y, D, threads, each, vec>, dim3(count),
-                 dim3(threads), 0, b, a.r.as<R>(), a.dy.as<Y>(), a.dr.as<D>());
+          launch(stream, name, backward_kernel<R, Y, D, threads, each, vec>, grid, dim3(threads), 0,
+                 b, a.r.as<R>(), a.dy.as<Y>(), a.dr.as<D>());
         });
       });
   if (partial != nullptr) {
-    add_partials(stream, name, partial, blocks.count, a.dim, a.dim, a.dweight.as<float>());
+    add_partials(stream, name, partial, count, a.dim, a.dim, a.dweight.as<float>());
   }
 }
 

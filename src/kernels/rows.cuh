@@ -3,18 +3,20 @@
 // gradients of weights as sums over fixed blocks of rows, added in order.
 #pragma once
 
-#include "kernels/cuda.cuh"
+#include "kernels/async.cuh"
 
 namespace mamba::cuda {
 
 // Columns of a panel of threads * each: a thread has each / vec vectors, so that neighbouring
-// threads have neighbouring vectors. A row is one panel, or several if it is long.
+// threads have neighbouring vectors. A row is one panel, or several if it is long. With 0 threads
+// it is one of as many as the block has.
 template <int threads, int each, int vec>
 struct Panel {
   static constexpr int kVectors = each / vec;
   static constexpr int64_t kWidth = threads * each;
   static __device__ __forceinline__ int64_t column(int64_t panel, int vector) {
-    return panel * kWidth + (vector * threads + static_cast<int>(threadIdx.x)) * vec;
+    const int all = threads > 0 ? threads : static_cast<int>(blockDim.x);
+    return panel * kWidth + (vector * all + static_cast<int>(threadIdx.x)) * vec;
   }
   // v = p[columns], 0 beyond dim. dim is a multiple of vec.
   template <class T>
@@ -57,6 +59,8 @@ template <int wide, int most, class Body>
 void with_panel(int64_t dim, bool vectors, Body&& body) {
   if (!vectors) {
     body.template operator()<256, 8, 1>();
+  } else if (dim <= 96 * 8) {
+    body.template operator()<96, 8, wide>();
   } else if (dim <= 128 * 8) {
     body.template operator()<128, 8, wide>();
   } else if (dim <= 128 * 16) {
@@ -67,6 +71,16 @@ void with_panel(int64_t dim, bool vectors, Body&& body) {
     body.template operator()<256, most, wide>();
   } else {
     body.template operator()<512, 16, wide>();
+  }
+}
+
+// The same for rows that no block holds at once, or that are not aligned.
+template <int wide, class Body>
+void with_long_panel(bool vectors, Body&& body) {
+  if (vectors) {
+    body.template operator()<512, 16, wide>();
+  } else {
+    body.template operator()<256, 8, 1>();
   }
 }
 
@@ -120,29 +134,116 @@ struct RowBlocks {
   }
 };
 
-// out[c] += sum over b of partial[b * stride + c], c < dim. A block has 32 columns; its 8 warps
-// take an eighth of the blocks of rows each, and their sums are added in order.
-static __global__ void add_partials_kernel(const float* __restrict__ partial, int64_t blocks,
-                                           int64_t stride, int64_t dim, float* __restrict__ out) {
-  __shared__ float sums[8][kWarp];
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-  const int64_t share = (blocks + 7) / 8, first = share * threadIdx.y;
-  const int64_t end = first + share < blocks ? first + share : blocks;
+// out[c] += sum over b of partial[b * stride + c], c < dim. A block has 8 columns; its 32 groups of
+// threads take every 32nd block of rows each, and their sums are added in order. Small enough to
+// come to lie beside the last blocks of the kernel in front.
+constexpr int kAddColumns = 8, kAddThreads = 256;
+static __global__ void __launch_bounds__(kAddThreads)
+    add_partials_kernel(const float* __restrict__ partial, int64_t blocks, int64_t stride,
+                        int64_t dim, float* __restrict__ out) {
+  constexpr int kGroups = kAddThreads / kAddColumns, kAtOnce = 16, kWarps = kAddThreads / kWarp;
+  __shared__ float sums[kWarps][kAddColumns];
+  const int column = static_cast<int>(threadIdx.x) % kAddColumns;
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kAddColumns + column;
+  wait_for_previous();
   float sum = 0;
-  if (c < dim) {
-#pragma unroll 8
-    for (int64_t b = first; b < end; ++b) sum += partial[b * stride + c];
+  for (int64_t b = threadIdx.x / kAddColumns; b < blocks; b += kGroups * kAtOnce) {
+    float v[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t at = b + i * kGroups;
+      v[i] = at < blocks && c < dim ? partial[at * stride + c] : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) sum += v[i];
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
+#pragma unroll
+  for (int step = kAddColumns; step < kWarp; step *= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, step);
+  }
+  if (threadIdx.x % kWarp < kAddColumns) sums[threadIdx.x / kWarp][column] = sum;
   __syncthreads();
-  if (threadIdx.y != 0 || c >= dim) return;
-  for (int i = 1; i < 8; ++i) sum += sums[i][threadIdx.x];
+  if (threadIdx.x >= kAddColumns || c >= dim) return;
+#pragma unroll
+  for (int i = 1; i < kWarps; ++i) sum += sums[i][column];
   out[c] += sum;
 }
 inline void add_partials(Stream& stream, const char* name, const float* partial, int64_t blocks,
                          int64_t stride, int64_t dim, float* out) {
-  launch(stream, name, add_partials_kernel, dim3(static_cast<unsigned>(ceil_div(dim, kWarp))),
-         dim3(kWarp, 8), 0, partial, blocks, stride, dim, out);
+  launch_early(stream, name, add_partials_kernel,
+               dim3(static_cast<unsigned>(ceil_div(dim, kAddColumns))), dim3(kAddThreads), 0,
+               partial, blocks, stride, dim, out);
 }
+
+// ---- A row that a block holds at once, each thread `each` elements of it ----
+
+// Threads for a row of `dim`: a multiple of 32.
+inline int64_t whole_row_threads(int64_t dim, int each) {
+  return ceil_div(dim, each * kWarp) * kWarp;
+}
+// Blocks of `threads` that take rows in turn, `groups` of them beside each other: as many as are
+// resident at once on 132 multiprocessors with room for `resident` threads each, and a function of
+// the shape alone.
+inline int64_t blocks_in_turn(int64_t rows, int64_t threads, int64_t resident, int64_t groups = 1) {
+  const int64_t each = resident / threads < 16 ? resident / threads : 16;
+  const int64_t count = ceil_div(132 * each, groups);
+  return rows < count ? rows : count;
+}
+
+// block_sum for a block of any multiple of 32 threads, with one barrier: `shared` has 32 elements,
+// and the next sum needs others. Two in turn are enough.
+__device__ __forceinline__ float whole_row_sum(float v, float* shared) {
+  const unsigned lane = threadIdx.x % kWarp;
+  v = warp_sum(v);
+  if (lane == 0) shared[threadIdx.x / kWarp] = v;
+  __syncthreads();
+  return warp_sum(lane < blockDim.x / kWarp ? shared[lane] : 0.0f);
+}
+
+// Two rows of T in shared memory, one of which arrives while the other is used. Every thread copies
+// what it will read itself, so there is no barrier. A row has `dim` elements, zeros beyond.
+template <class T, int each, int vec>
+struct RowsAhead {
+  using V = Vector<T, vec>;
+  static constexpr int kVectors = each / vec;
+  static constexpr int kBytes = 2 * each * sizeof(T);  // a thread
+  V* at = nullptr;
+
+  __device__ __forceinline__ void begin(void* shared, int64_t dim) {
+    at = static_cast<V*>(shared) + threadIdx.x;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      if (Panel<0, each, vec>::column(0, i) < dim) continue;
+      *place(0, i) = *place(1, i) = V{};
+    }
+  }
+  __device__ __forceinline__ V* place(int slot, int i) const {
+    return at + (slot * kVectors + i) * blockDim.x;
+  }
+  __device__ __forceinline__ void fetch(int slot, const T* row, int64_t dim) const {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int64_t c = Panel<0, each, vec>::column(0, i);
+      if (c >= dim) continue;
+      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(place(slot, i)));
+      if constexpr (sizeof(V) == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row + c)
+                     : "memory");
+      } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(row + c),
+                     "n"(sizeof(V))
+                     : "memory");
+      }
+    }
+  }
+  __device__ __forceinline__ void load(int slot, float (&v)[each]) const {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const V raw = *place(slot, i);
+#pragma unroll
+      for (int j = 0; j < vec; ++j) v[i * vec + j] = to_float(raw.at[j]);
+    }
+  }
+};
 
 }  // namespace mamba::cuda

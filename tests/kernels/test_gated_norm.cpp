@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 
 #include "support/backends.h"
 #include "support/close.h"
+#include "support/half_rows.h"
 #include "support/random.h"
 #include "support/strided.h"
 
@@ -18,12 +20,17 @@ struct Case {
   int64_t rows, dim, groups = 1;
   bool before = false, rstd = true;
   int64_t gap = 0;
-  bool alias = false;  // y is x, dx is dy
+  bool alias = false;    // y is x, dx is dy
+  bool aligned = false;  // every row begins at a multiple of 16 bytes, if the gap is one too
+
+  // Where a buffer begins, and what its stride is beyond that of others.
+  int misalign(int elements) const { return aligned ? 0 : elements; }
+  int64_t more(int64_t elements) const { return aligned ? 8 * elements : elements; }
 };
 
 std::ostream& operator<<(std::ostream& o, const Case& c) {
   return o << c.rows << " x " << c.dim << " groups " << c.groups << " before " << c.before
-           << " gap " << c.gap << " alias " << c.alias;
+           << " gap " << c.gap << " alias " << c.alias << " aligned " << c.aligned;
 }
 
 constexpr double kEps = 1e-5, kMaxX = 2, kMaxZ = 3, kMaxWeight = 1.5;
@@ -86,10 +93,14 @@ Backward<double> reference_backward(const Case& c, const Inputs& in,
   return out;
 }
 
+// Rows: StridedRows, or HalfRows for activations in bf16.
+template <class Rows>
 Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   const int64_t stride = c.dim + c.gap;
-  StridedRows x(c.rows, c.dim, stride, 1, in.x), z(c.rows, c.dim, stride + 1, 2, in.z);
-  StridedRows weight(1, c.dim, c.dim, 3, in.weight), y(c.rows, c.dim, stride + 2, 2);
+  Rows x(c.rows, c.dim, stride, c.misalign(1), in.x);
+  Rows z(c.rows, c.dim, stride + c.more(1), c.misalign(2), in.z);
+  Rows y(c.rows, c.dim, stride + c.more(2), c.misalign(2));
+  StridedRows weight(1, c.dim, c.dim, c.misalign(3), in.weight);
   StridedRows rstd(c.rows, c.groups, c.groups, 1);
   GatedNormArgs a{};
   a.rows = c.rows, a.dim = c.dim, a.groups = c.groups, a.eps = kEps;
@@ -97,23 +108,28 @@ Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   a.x = x.data(), a.x_stride = x.stride();
   a.z = z.data(), a.z_stride = z.stride();
   a.weight = weight.data();
-  StridedRows& out = c.alias ? x : y;
+  Rows& out = c.alias ? x : y;
   a.y = out.data(), a.y_stride = out.stride();
   if (c.rstd) a.rstd = rstd.data();
   device.kernels().gated_norm_forward(device.stream(), a);
   device.sync();
-  for (const StridedRows* b : {&x, &z, &weight, &y, &rstd}) EXPECT_TRUE(b->intact());
+  for (const Rows* b : {&x, &z, &y}) EXPECT_TRUE(b->intact());
+  for (const StridedRows* b : {&weight, &rstd}) EXPECT_TRUE(b->intact());
   return {out.values(), rstd.values()};
 }
 
+template <class Rows>
 Backward<float> run_backward(Device& device, const Case& c, const Inputs& in,
                              const std::vector<double>& saved_rstd) {
   const int64_t stride = c.dim + c.gap;
-  StridedRows x(c.rows, c.dim, stride, 3, in.x), z(c.rows, c.dim, stride + 1, 1, in.z);
-  StridedRows weight(1, c.dim, c.dim, 2, in.weight),
-      rstd(c.rows, c.groups, c.groups, 1, saved_rstd);
-  StridedRows dy(c.rows, c.dim, stride, 2, in.dy), dx(c.rows, c.dim, stride + 2, 3);
-  StridedRows dz(c.rows, c.dim, stride + 3, 1), dweight(1, c.dim, c.dim, 1, in.dweight);
+  Rows x(c.rows, c.dim, stride, c.misalign(3), in.x);
+  Rows z(c.rows, c.dim, stride + c.more(1), c.misalign(1), in.z);
+  Rows dy(c.rows, c.dim, stride, c.misalign(2), in.dy);
+  Rows dx(c.rows, c.dim, stride + c.more(2), c.misalign(3));
+  Rows dz(c.rows, c.dim, stride + c.more(3), c.misalign(1));
+  StridedRows weight(1, c.dim, c.dim, c.misalign(2), in.weight);
+  StridedRows rstd(c.rows, c.groups, c.groups, 1, saved_rstd);
+  StridedRows dweight(1, c.dim, c.dim, 1, in.dweight);
   GatedNormBackwardArgs a{};
   a.rows = c.rows, a.dim = c.dim, a.groups = c.groups;
   a.norm_before_gate = c.before;
@@ -121,16 +137,33 @@ Backward<float> run_backward(Device& device, const Case& c, const Inputs& in,
   a.z = z.data(), a.z_stride = z.stride();
   a.weight = weight.data(), a.rstd = rstd.data();
   a.dy = dy.data(), a.dy_stride = dy.stride();
-  StridedRows& out = c.alias ? dy : dx;
+  Rows& out = c.alias ? dy : dx;
   a.dx = out.data(), a.dx_stride = out.stride();
   a.dz = dz.data(), a.dz_stride = dz.stride();
   a.dweight = dweight.data();
   device.kernels().gated_norm_backward(device.stream(), a);
   device.sync();
-  for (const StridedRows* b : {&x, &z, &weight, &rstd, &dy, &dx, &dz, &dweight}) {
-    EXPECT_TRUE(b->intact());
-  }
+  for (const Rows* b : {&x, &z, &dy, &dx, &dz}) EXPECT_TRUE(b->intact());
+  for (const StridedRows* b : {&weight, &rstd, &dweight}) EXPECT_TRUE(b->intact());
   return {out.values(), dz.values(), dweight.values()};
+}
+
+// Rows that begin at multiples of 16 bytes: one to three of a block, borders of what a block holds
+// at once and longer ones, more rows than blocks.
+std::vector<Case> aligned_cases() {
+  std::vector<Case> list;
+  for (bool before : {false, true}) {
+    for (int64_t dim : {8, 24, 256, 264, 1536, 2560, 5112, 5120, 5128, 8192, 8200}) {
+      list.push_back({dim % 3 + 1, dim, 1, before, true, 0, false, true});
+    }
+    list.push_back({5, 96, 4, before, false, 8, true, true});
+    list.push_back({3, 2048, 8, before, true, 16, false, true});
+    list.push_back({2400, 24, 1, before, true, 8, true, true});
+    list.push_back({900, 776, 1, before, true, 0, false, true});
+    list.push_back({300, 1280, 2, before, true, 1792, true, true});
+    list.push_back({0, 8, 1, before, true, 0, false, true});
+  }
+  return list;
 }
 
 std::vector<Case> cases() {
@@ -149,6 +182,7 @@ std::vector<Case> cases() {
     list.push_back({600, 20, 2, before});  // blocks of 10 rows
     list.push_back({37, 1536, 1, before, true, 1792});
   }
+  for (const Case& c : aligned_cases()) list.push_back(c);
   return list;
 }
 
@@ -158,7 +192,7 @@ TEST(GatedNorm, ForwardOfEveryBackendIsTheReference) {
       SCOPED_TRACE(testing::Message() << c);
       const Inputs in(c, 1);
       const Forward<double> want = reference_forward(c, in);
-      const Forward<float> got = run_forward(device, c, in);
+      const Forward<float> got = run_forward<StridedRows>(device, c, in);
       // x silu(z) is good to 9 roundings and its square to 19; at least 16 partial sums of n / 16
       // terms, 8 to join them, halved by the root; then 9 again and 4 for the products.
       const double rtol = (c.dim / 16.0 + 36) * kRounding;
@@ -177,7 +211,7 @@ TEST(GatedNorm, BackwardOfEveryBackendIsTheReference) {
       const Inputs in(c, 2);
       const std::vector<double> rstd = saved(c, in, true);
       const Backward<double> want = reference_backward(c, in, rstd);
-      const Backward<float> got = run_backward(device, c, in, rstd);
+      const Backward<float> got = run_backward<StridedRows>(device, c, in, rstd);
       // |silu(z)| <= Z = 3, |silu'| <= 1.1; v = x or x silu(z), n = v s, |g| <= 1.5 (times Z).
       const double s = max_abs(rstd), gate = kMaxZ;
       const double n = s * kMaxX * (c.before ? 1 : gate);
@@ -193,6 +227,39 @@ TEST(GatedNorm, BackwardOfEveryBackendIsTheReference) {
       const double sums = static_cast<double>(std::min(c.rows, c.rows / 64 + 72)) + 24;
       const double bound = static_cast<double>(c.rows) * n * (c.before ? gate : 1) + 1;
       EXPECT_TRUE(close(got.dweight, want.dweight, sums * kRounding * bound, 0));
+    }
+  });
+}
+
+// In bf16, which kernels of a GPU take: one rounding of what is written more, and sigmoid to 2^-18.
+TEST(GatedNorm, Bf16OfEveryGpuIsTheReference) {
+  for_each_backend([](Device& device) {
+    if (device.kernels().name != std::string("cuda")) return;
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(testing::Message() << c);
+      Inputs in(c, 5);
+      for (std::vector<double>* v : {&in.x, &in.z, &in.dy}) round_to_bf16(*v);
+      const Forward<double> want = reference_forward(c, in);
+      const Forward<float> got = run_forward<HalfRows>(device, c, in);
+      EXPECT_TRUE(close(got.y, want.y, 0, 0x1p-8));
+      if (c.rstd) {
+        EXPECT_TRUE(close(got.rstd, want.rstd, 0, 0x1p-14));
+      }
+      const std::vector<double> rstd = saved(c, in, true);
+      const Backward<double> want_back = reference_backward(c, in, rstd);
+      const Backward<float> back = run_backward<HalfRows>(device, c, in, rstd);
+      // As in f32, with a rounding of 2^-9 relative to dx and dz themselves.
+      const double s = max_abs(rstd), n = s * kMaxX * (c.before ? 1 : kMaxZ);
+      const double g = kMaxWeight * (c.before ? kMaxZ : 1), dv = s * (g + g * n * n);
+      const double dx = dv * (c.before ? 1 : kMaxZ);
+      const double dz = 1.1 * (c.before ? kMaxWeight * n : dv * kMaxX);
+      EXPECT_TRUE(close(back.dx, want_back.dx, 0x1p-14 * dx, 0x1p-8));
+      EXPECT_TRUE(close(back.dz, want_back.dz, 0x1p-14 * dz, 0x1p-8));
+      const double bound = static_cast<double>(c.rows) * n * (c.before ? kMaxZ : 1) + 1;
+      EXPECT_TRUE(close(back.dweight, want_back.dweight, 0x1p-14 * bound, 0));
+      const Backward<float> again = run_backward<HalfRows>(device, c, in, rstd);
+      EXPECT_TRUE(same_bits(again.dx.data(), back.dx.data(), c.rows * c.dim));
+      EXPECT_TRUE(same_bits(again.dweight.data(), back.dweight.data(), c.dim));
     }
   });
 }
@@ -223,8 +290,8 @@ TEST(GatedNorm, ResultsDoNotDependOnThreadsOrRuns) {
     std::optional<Backward<float>> backward;
     for (int threads : {1, 2, 3, 2}) {
       std::unique_ptr<Device> device = Device::create({"cpu", threads});
-      const Forward<float> f = run_forward(*device, c, in);
-      const Backward<float> d = run_backward(*device, c, in, rstd);
+      const Forward<float> f = run_forward<StridedRows>(*device, c, in);
+      const Backward<float> d = run_backward<StridedRows>(*device, c, in, rstd);
       if (!forward) forward = f, backward = d;
       EXPECT_TRUE(same_bits(f.y.data(), forward->y.data(), c.rows * c.dim));
       EXPECT_TRUE(same_bits(d.dx.data(), backward->dx.data(), c.rows * c.dim));

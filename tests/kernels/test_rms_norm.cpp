@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
+#include <type_traits>
 
 #include "support/backends.h"
 #include "support/close.h"
+#include "support/half_rows.h"
 #include "support/random.h"
 #include "support/strided.h"
 
@@ -20,6 +23,11 @@ struct Case {
   bool residual = true, weight = true, residual_out = true, rstd = true;
   int64_t gap = 0;
   Alias alias = Alias::kNone;
+  bool aligned = false;  // every row begins at a multiple of 16 bytes, if the gap is one too
+
+  // Where a buffer begins, and what its stride is beyond that of others.
+  int misalign(int elements) const { return aligned ? 0 : elements; }
+  int64_t more(int64_t elements) const { return aligned ? 8 * elements : elements; }
 };
 
 struct Inputs {
@@ -89,13 +97,15 @@ Backward<double> reference_backward(const Case& c, const Inputs& in, const Forwa
   return out;
 }
 
+// Rows: StridedRows, or HalfRows for activations in bf16.
+template <class Rows>
 Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   const int64_t stride = c.dim + c.gap;
-  StridedRows x(c.rows, c.dim, stride, 1, in.x);
-  StridedRows residual(c.rows, c.dim, c.dim, 2, in.residual);
-  StridedRows weight(1, c.dim, c.dim, 3, in.weight);
-  StridedRows residual_out(c.rows, c.dim, c.dim, 3), y(c.rows, c.dim, stride + 2, 2);
-  StridedRows rstd(c.rows, 1, 1, 1);
+  Rows x(c.rows, c.dim, stride, c.misalign(1), in.x);
+  Rows y(c.rows, c.dim, stride + c.more(2), c.misalign(2));
+  StridedRows residual(c.rows, c.dim, c.dim, c.misalign(2), in.residual);
+  StridedRows weight(1, c.dim, c.dim, c.misalign(3), in.weight);
+  StridedRows residual_out(c.rows, c.dim, c.dim, c.misalign(3)), rstd(c.rows, 1, 1, 1);
   RmsNormArgs a{};
   a.rows = c.rows, a.dim = c.dim, a.eps = kEps;
   a.x = x.data(), a.x_stride = stride;
@@ -109,20 +119,23 @@ Forward<float> run_forward(Device& device, const Case& c, const Inputs& in) {
   if (c.rstd) a.rstd = rstd.data();
   device.kernels().rms_norm_forward(device.stream(), a);
   device.sync();
-  for (const StridedRows* b : {&x, &residual, &weight, &residual_out, &y, &rstd}) {
-    EXPECT_TRUE(b->intact());
-  }
+  for (const Rows* b : {&x, &y}) EXPECT_TRUE(b->intact());
+  for (const StridedRows* b : {&residual, &weight, &residual_out, &rstd}) EXPECT_TRUE(b->intact());
   return {(c.alias == Alias::kInput ? x : y).values(),
           (c.alias == Alias::kResidual ? residual : residual_out).values(), rstd.values()};
 }
 
+// dr is the gradient of the residual, in f32.
+template <class Rows>
 Backward<float> run_backward(Device& device, const Case& c, const Inputs& in,
                              const Forward<double>& f) {
   const int64_t stride = c.dim + c.gap;
-  StridedRows r(c.rows, c.dim, stride, 1, f.residual_out), weight(1, c.dim, c.dim, 2, in.weight);
-  StridedRows rstd(c.rows, 1, 1, 3, f.rstd), dy(c.rows, c.dim, stride, 1, in.dy);
-  StridedRows dresidual_out(c.rows, c.dim, c.dim, 3, in.dresidual_out);
-  StridedRows dr(c.rows, c.dim, stride + 1, 2), dweight(1, c.dim, c.dim, 1, in.dweight);
+  StridedRows r(c.rows, c.dim, stride, c.misalign(1), f.residual_out);
+  StridedRows weight(1, c.dim, c.dim, c.misalign(2), in.weight), rstd(c.rows, 1, 1, 3, f.rstd);
+  Rows dy(c.rows, c.dim, stride, c.misalign(1), in.dy);
+  StridedRows dresidual_out(c.rows, c.dim, c.dim, c.misalign(3), in.dresidual_out);
+  StridedRows dr(c.rows, c.dim, stride + c.more(1), c.misalign(2));
+  StridedRows dweight(1, c.dim, c.dim, 1, in.dweight);
   RmsNormBackwardArgs a{};
   a.rows = c.rows, a.dim = c.dim;
   a.r = r.data(), a.r_stride = stride;
@@ -130,17 +143,19 @@ Backward<float> run_backward(Device& device, const Case& c, const Inputs& in,
   a.rstd = rstd.data();
   a.dy = dy.data(), a.dy_stride = stride;
   if (c.residual_out) a.dresidual_out = dresidual_out.data();
-  StridedRows& out = c.alias == Alias::kInput      ? dy
-                     : c.alias == Alias::kResidual ? dresidual_out
-                                                   : dr;
-  a.dr = out.data(), a.dr_stride = out.stride();
+  StridedRows* out = c.alias == Alias::kResidual ? &dresidual_out : &dr;
+  if constexpr (std::is_same_v<Rows, StridedRows>) {
+    if (c.alias == Alias::kInput) out = &dy;
+  }
+  a.dr = out->data(), a.dr_stride = out->stride();
   if (c.weight) a.dweight = dweight.data();
   device.kernels().rms_norm_backward(device.stream(), a);
   device.sync();
-  for (const StridedRows* b : {&r, &weight, &rstd, &dy, &dresidual_out, &dr, &dweight}) {
+  EXPECT_TRUE(dy.intact());
+  for (const StridedRows* b : {&r, &weight, &rstd, &dresidual_out, &dr, &dweight}) {
     EXPECT_TRUE(b->intact());
   }
-  return {out.values(), dweight.values()};
+  return {out->values(), dweight.values()};
 }
 
 std::vector<Case> cases() {
@@ -164,6 +179,17 @@ std::vector<Case> cases() {
   list.push_back({0, 8});
   list.push_back({600, 20});  // blocks of 10 rows
   list.push_back({97, 768, true, true, true, true, 11});
+  // Rows that begin at multiples of 16 bytes: one to three of a block, borders of what a block
+  // holds at once and longer ones, more rows than blocks.
+  for (int64_t dim : {8, 24, 256, 768, 776, 1536, 2560, 4096, 4104, 5120, 8192, 8200}) {
+    list.push_back({dim % 3 + 1, dim, true, true, true, true, 0, Alias::kNone, true});
+  }
+  list.push_back({2400, 24, true, true, true, true, 8, Alias::kResidual, true});
+  list.push_back({900, 776, true, true, true, true, 16, Alias::kInput, true});
+  list.push_back({300, 4120, true, true, true, true, 8, Alias::kResidual, true});
+  list.push_back({300, 4120, false, false, false, false, 0, Alias::kInput, true});
+  list.push_back({900, 768, false, false, false, false, 0, Alias::kNone, true});
+  list.push_back({0, 8, true, true, true, true, 0, Alias::kNone, true});
   return list;
 }
 
@@ -173,7 +199,7 @@ TEST(RmsNorm, ForwardOfEveryBackendIsTheReference) {
       SCOPED_TRACE(testing::Message() << c.rows << " x " << c.dim << " gap " << c.gap);
       const Inputs in(c, 1);
       const Forward<double> want = reference_forward(c, in);
-      const Forward<float> got = run_forward(device, c, in);
+      const Forward<float> got = run_forward<StridedRows>(device, c, in);
       // r: 1 rounding, its square 2 more, at least 16 partial sums of dim / 16 terms plus 8 to join
       // them; the root halves that, and r, s, weight and their products add 5.
       const double rtol = (c.dim / 16.0 + 16) * kRounding;
@@ -195,7 +221,7 @@ TEST(RmsNorm, BackwardOfEveryBackendIsTheReference) {
       const Inputs in(c, 2);
       const Forward<double> f = saved(c, in, true);
       const Backward<double> want = reference_backward(c, in, f);
-      const Backward<float> got = run_backward(device, c, in, f);
+      const Backward<float> got = run_backward<StridedRows>(device, c, in, f);
       // |g| <= 1.5, |n| <= N = max |r| max s: |dr| <= S = s (1.5 + 1.5 N^2) + 1; the mean has
       // dim / 16 + 8 roundings, the rest at most 8.
       const double s = max_abs(f.rstd), n = max_abs(f.residual_out) * s;
@@ -205,6 +231,36 @@ TEST(RmsNorm, BackwardOfEveryBackendIsTheReference) {
       const double roundings = static_cast<double>(std::min(c.rows, c.rows / 64 + 72)) + 4;
       const double bound = static_cast<double>(c.rows) * n + 1;
       EXPECT_TRUE(close(got.dweight, want.dweight, roundings * kRounding * bound, 0));
+    }
+  });
+}
+
+// In bf16 with the residual in f32, which kernels of a GPU take: one rounding of y more.
+TEST(RmsNorm, Bf16OfEveryGpuIsTheReference) {
+  for_each_backend([](Device& device) {
+    if (device.kernels().name != std::string("cuda")) return;
+    for (const Case& c : cases()) {
+      SCOPED_TRACE(testing::Message() << c.rows << " x " << c.dim << " gap " << c.gap);
+      Inputs in(c, 6);
+      for (std::vector<double>* v : {&in.x, &in.dy}) round_to_bf16(*v);
+      const Forward<double> want = reference_forward(c, in);
+      const Forward<float> got = run_forward<HalfRows>(device, c, in);
+      EXPECT_TRUE(close(got.y, want.y, 0, 0x1p-8));
+      if (c.residual_out) {
+        EXPECT_TRUE(close(got.residual_out, want.residual_out, 0, kRounding));
+      }
+      const Forward<double> f = saved(c, in, true);
+      const Backward<double> want_back = reference_backward(c, in, f);
+      const Backward<float> back = run_backward<HalfRows>(device, c, in, f);
+      const double s = max_abs(f.rstd), n = max_abs(f.residual_out) * s;
+      const double scale = s * (1.5 + 1.5 * n * n) + 1;
+      EXPECT_TRUE(close(back.dr, want_back.dr, (c.dim / 16.0 + 16) * kRounding * scale, 0));
+      const double roundings = static_cast<double>(std::min(c.rows, c.rows / 64 + 72)) + 4;
+      const double bound = static_cast<double>(c.rows) * n + 1;
+      EXPECT_TRUE(close(back.dweight, want_back.dweight, roundings * kRounding * bound, 0));
+      const Backward<float> again = run_backward<HalfRows>(device, c, in, f);
+      EXPECT_TRUE(same_bits(again.dr.data(), back.dr.data(), c.rows * c.dim));
+      EXPECT_TRUE(same_bits(again.dweight.data(), back.dweight.data(), c.dim));
     }
   });
 }
@@ -257,8 +313,8 @@ TEST(RmsNorm, ResultsDoNotDependOnThreadsOrRuns) {
   std::optional<Backward<float>> backward;
   for (int threads : {1, 2, 3, 2}) {
     std::unique_ptr<Device> device = Device::create({"cpu", threads});
-    const Forward<float> y = run_forward(*device, c, in);
-    const Backward<float> d = run_backward(*device, c, in, f);
+    const Forward<float> y = run_forward<StridedRows>(*device, c, in);
+    const Backward<float> d = run_backward<StridedRows>(*device, c, in, f);
     if (!forward) forward = y, backward = d;
     EXPECT_TRUE(same_bits(y.y.data(), forward->y.data(), c.rows * c.dim));
     EXPECT_TRUE(same_bits(y.rstd.data(), forward->rstd.data(), c.rows));
