@@ -43,9 +43,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Input<T> in, Output<T
       if (t + i < end) load_n<vec>(x + (t + i) * in.x_stride, now[i]);
     }
   };
-  fetch(begin);
   Window<taps, vec> w;
   w.load_weights(in, c);
+  wait_for_previous();
+  fetch(begin);
   Backwards sources(documents ? ids : nullptr, begin, taps);
 #pragma unroll
   for (int j = taps - 2; j >= 0; --j) in.template read<vec>(b, sources.next(), c, w.before[j]);
@@ -152,10 +153,10 @@ void conv1d_forward(Stream& stream, const Conv1dArgs& a) noexcept {
     const Output<T> out = {a.silu, run, a.y_stride, a.y.as<T>(),
                            writes_state ? a.state_out.data : nullptr};
     const bool fast = with_taps(a.K, static_cast<bool>(a.doc_ids), [&]<int taps, bool documents>() {
-      launch(stream, name,
-             vectors ? forward_kernel<T, taps, kVec, documents>
-                     : forward_kernel<T, taps, 1, documents>,
-             grid_of(a.C, vectors ? kVec : 1, runs, a.B), dim3(kThreads), 0, in, out);
+      launch_early(stream, name,
+                   vectors ? forward_kernel<T, taps, kVec, documents>
+                           : forward_kernel<T, taps, 1, documents>,
+                   grid_of(a.C, vectors ? kVec : 1, runs, a.B), dim3(kThreads), 0, in, out);
     });
     if (!fast) {
       launch(stream, name, forward_any_kernel<T>, grid_of(a.C, 1, a.L, a.B), dim3(kThreads), 0, in,

@@ -6,7 +6,7 @@
 // columns of the result; a block adds those of its warps.
 #pragma once
 
-#include "kernels/scan_back_memory.cuh"
+#include "kernels/scan_back_sums.cuh"
 
 namespace mamba::cuda {
 
@@ -30,7 +30,7 @@ struct BackWalker {
   __device__ const ScanInput<T>& in() const { return a.walk.in; }
   __device__ int64_t first_channel() const { return m.place.first_channel + warp * kChannels; }
   // Whether the warp has channels.
-  __device__ bool active() const { return first_channel() < m.place.limit; }
+  __device__ bool active() const { return warp * kChannels < m.place.width; }
   // Of segments and sequences.
   __device__ int64_t part_of() const { return m.place.b * a.walk.segments + m.place.segment; }
   __device__ int64_t channel_of(int c) const {  // one that there is
@@ -46,61 +46,84 @@ struct BackWalker {
   // Of 16 bytes, in a row of channels and of states.
   static constexpr int kPieces = (kChannels + kPer16 - 1) / kPer16;
   static constexpr int kPiecesN = kN / kPer16;
-  // The copies of the states before the tile's tokens 0 and 8, which lie as the walk left them.
-  __device__ __forceinline__ void copy_states(int64_t t0, typename Memory::Stage& s) const {
-    const float* from =
-        a.walk.checkpoint_h +
-        ((m.place.b * a.tiles + t0 / kSteps) * a.slabs + m.place.first_slab + warp) *
-            (kChannels * kN) +
-        4 * lane;
-#pragma unroll
-    for (int half = 0; half < kHalves; ++half) {
-      const bool valid = t0 + half * kSteps < m.place.end;
-#pragma unroll
-      for (int i = 0; i < kStates; i += 4) {
-        copy16_async(s.h[half] + i * kWarp + 4 * lane, from + i * kWarp, valid);
-      }
-      if (valid) from += a.slabs * (kChannels * kN);
+  // The address of row t of a tensor at the block's channel c.
+  template <class V = T>
+  __device__ __forceinline__ V* address(int tensor, int t, int c) const {
+    const auto from = m.tensors[tensor];
+    V* to = reinterpret_cast<V*>(from.at + static_cast<uint32_t>(t) * from.row) + c;
+    __builtin_assume(__isGlobal(to));
+    return to;
+  }
+  // The first threads find where tensors begin in the tile at t0.
+  __device__ void place_tensors(int64_t t0) const {
+    const int i = threadIdx.x;
+    if (i >= Memory::kTensors) return;
+    const int64_t row = m.place.b * in().L + t0, size = sizeof(T);
+    const auto set = [&](const T* data, int64_t stride, int64_t first) {
+      T* at = const_cast<T*>(data);
+      m.tensors[i] = {reinterpret_cast<char*>(at == nullptr ? at : at + row * stride + first),
+                      at == nullptr ? 0 : stride * size};
+    };
+    const int64_t c = m.place.first_channel, n = m.place.group * kN;
+    if (i == Memory::kU) set(in().u.data, in().u.stride, c);
+    if (i == Memory::kZ) set(in().z.data, in().z.stride, c);
+    if (i == Memory::kDelta) set(in().delta.data, in().delta.stride, c);
+    if (i == Memory::kDy) set(a.walk.dy.data, a.walk.dy.stride, c);
+    if (i == Memory::kB) set(in().Bm.data, in().Bm.stride, n);
+    if (i == Memory::kC) set(in().Cm.data, in().Cm.stride, n);
+    if (i == Memory::kDu) set(a.du, a.du_stride, c);
+    if (i == Memory::kDdelta) set(a.ddelta, a.ddelta_stride, c);
+    if (i == Memory::kDz) set(a.dz, a.dz_stride, c);
+    if (i == Memory::kStatesBefore) {
+      const int64_t tile = m.place.b * a.tiles + t0 / kSteps;
+      m.tensors[i] = {
+          reinterpret_cast<char*>(a.walk.checkpoint_h +
+                                  (tile * a.slabs + m.place.first_slab) * (kChannels * kN)),
+          a.slabs * (kChannels * kN) * 4};
     }
   }
-  // Starts the copies of the tile at t0. Addresses are computed anew: that takes fewer registers.
-  __device__ __forceinline__ void fetch_tile(int64_t t0, int stage) const {
-    if (t0 >= m.place.begin) {
-      const int left = static_cast<int>(m.place.end - t0 < kTile ? m.place.end - t0 : kTile);
-      const int64_t first = m.place.b * in().L + t0;
-      // Rows of all channels of the block: half of the threads copy u and z, half delta and dy.
-      constexpr int kRow = kBlockWarps * kPieces, kHalf = kTile * kRow;
-      static_assert(!copies || 2 * kHalf == kThreads);
-      const int p = static_cast<int>(threadIdx.x) % kHalf, piece = p % kRow;
-      const bool second = threadIdx.x >= kHalf;
-      const int64_t row = first + p / kRow;
-      const int64_t c = m.place.first_channel + piece * kPer16;
-      if (c < m.place.limit) {
-        auto& s = m.warps[piece / kPieces].stages[stage];
-        const int at = (p / kRow * kPieces + piece % kPieces) * kPer16;
-        const bool valid = p / kRow < left;
-        const Rows<T>& one = second ? in().delta : in().u;
-        const Rows<T>& other = second ? a.walk.dy : in().z;
-        copy16_async((second ? s.delta : s.u) + at, one.data + row * one.stride + c, valid);
-        if (other.data != nullptr) {
-          copy16_async((second ? s.dy : s.z) + at, other.data + row * other.stride + c, valid);
-        }
-      }
-      if (active()) copy_states(t0, mine.stages[stage]);
-      // The first threads copy B, those after them C.
-      constexpr int kAll = kTile * kPiecesN;
-      static_assert(!copies || 2 * kAll <= kThreads);
-      if (threadIdx.x < 2 * kAll) {
-        const bool is_C = threadIdx.x >= kAll;
-        const int p = static_cast<int>(threadIdx.x) - (is_C ? kAll : 0), t = p / kPiecesN;
-        const T* data = is_C ? in().Cm.data : in().Bm.data;
-        const int64_t stride = is_C ? in().Cm.stride : in().Bm.stride;
-        copy16_async((is_C ? m.bc[stage].C : m.bc[stage].B) + p * kPer16,
-                     data + (first + t) * stride + m.place.group * kN + p % kPiecesN * kPer16,
-                     t < left);
+  // Moves them to the tile before; the outputs are one tile behind the inputs.
+  __device__ __forceinline__ void move_tensors(bool outputs) const {
+    const int i = threadIdx.x;
+    if (i >= (outputs ? Memory::kTensors : Memory::kDu)) return;
+    m.tensors[i].at -= m.tensors[i].row * (i == Memory::kStatesBefore ? kHalves : kTile);
+  }
+
+  // Starts the copy of the states before the tokens of a half tile: each lane its own 16 bytes.
+  __device__ __forceinline__ void copy_states(int half) const {
+    const float* from =
+        address<float>(Memory::kStatesBefore, half, warp * (kChannels * kN) + 4 * lane);
+#pragma unroll
+    for (int i = 0; i < kStates; i += 4) {
+      copy16_async(mine.h[half] + i * kWarp + 4 * lane, from + i * kWarp);
+    }
+  }
+  // Starts the copies of a tile of `left` tokens, but for the states.
+  __device__ __forceinline__ void fetch_tile(int left, int stage) const {
+    // Rows of all channels of the block: half of the threads copy u and z, half delta and dy.
+    constexpr int kRow = kBlockWarps * kPieces, kHalf = kTile * kRow;
+    static_assert(!copies || 2 * kHalf == kThreads);
+    const int p = static_cast<int>(threadIdx.x) % kHalf, piece = p % kRow, t = p / kRow;
+    const bool second = threadIdx.x >= kHalf;
+    if (piece * kPer16 < m.place.width) {
+      auto& s = m.warps[piece / kPieces].stages[stage];
+      const int at = (t * kPieces + piece % kPieces) * kPer16;
+      copy16_async((second ? s.delta : s.u) + at,
+                   address(second ? Memory::kDelta : Memory::kU, t, piece * kPer16), t < left);
+      const int other = second ? Memory::kDy : Memory::kZ;
+      if (m.tensors[other].at != nullptr) {
+        copy16_async((second ? s.dy : s.z) + at, address(other, t, piece * kPer16), t < left);
       }
     }
-    commit_copies();
+    // The first threads copy B, those after them C.
+    constexpr int kAll = kTile * kPiecesN;
+    static_assert(!copies || 2 * kAll <= kThreads);
+    if (threadIdx.x < 2 * kAll) {
+      const bool is_C = threadIdx.x >= kAll;
+      const int q = static_cast<int>(threadIdx.x) % kAll, row = q / kPiecesN;
+      copy16_async((is_C ? m.bc[stage].C : m.bc[stage].B) + q * kPer16,
+                   address(is_C ? Memory::kC : Memory::kB, row, q % kPiecesN * kPer16), row < left);
+    }
   }
   // A tile without copies by 16 bytes, but for the states.
   __device__ void load_tile(int64_t t0, int stage) const {
@@ -119,7 +142,6 @@ struct BackWalker {
       rows(in().delta, s.delta);
       rows(in().z, s.z);
       rows(a.walk.dy, s.dy);
-      copy_states(t0, s);
     }
     if constexpr (!constant) {
       const auto states = [&](const Rows<T>& from, T* to) {
@@ -132,7 +154,6 @@ struct BackWalker {
       states(in().Bm, m.bc[stage].B);
       states(in().Cm, m.bc[stage].C);
     }
-    commit_copies();
   }
 
   // What the tokens of the tile at t0 are; `window` holds the ids from t0 + kTile - 32 on, one a
@@ -167,10 +188,10 @@ struct BackWalker {
     for (int k = 0; k < kRows; ++k) {
       const int at = row(k) * kChannels + c;
       if (!in_tile(row(k))) continue;
-      load_n<kVec>(s.u + at, u[k]);
-      load_n<kVec>(s.delta + at, d[k]);
-      load_n<kVec>(s.dy + at, out[k]);
-      if (has_z) load_n<kVec>(s.z + at, z[k]);
+      load_words<kVec>(s.u + at, u[k]);
+      load_words<kVec>(s.delta + at, d[k]);
+      load_words<kVec>(s.dy + at, out[k]);
+      if (has_z) load_words<kVec>(s.z + at, z[k]);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) d[k][i] = __fadd_rn(d[k][i], bias[i]);
     }
@@ -221,81 +242,78 @@ struct BackWalker {
     }
   }
 
-  // The gradients of u, delta and z of the tile's tokens; `to` are where this lane's first go.
-  struct Output {
-    T *du, *ddelta, *dz;
-  };
-  __device__ __forceinline__ void finish(int stage, const Marks& marks, int count, Output to,
-                                         int64_t at) const {
+  // The gradients of u, delta and z of 8 tokens.
+  __device__ __forceinline__ void finish(int stage, int half, const Marks& marks, int count) const {
     const auto& s = mine.stages[stage];
-    const int c = lane % kAcross * kVec;
+    const int c = lane % kAcross * kVec, row = lane / kAcross, t = half * kSteps + row;
+    if (row >= kSteps || t >= count) return;
     float bias[kVec], D[kVec], dbias[kVec], dD[kVec];
     load_n<kVec>(mine.bias + c, bias);
     load_n<kVec>(mine.D + c, D);
     load_n<kVec>(mine.dbias + lane * kVec, dbias);
     load_n<kVec>(mine.dD + lane * kVec, dD);
+    float u[kVec], raw[kVec], z[kVec] = {}, dy[kVec] = {}, du[kVec], dd[kVec], dz[kVec] = {};
+    float of_B[kVec] = {}, of_A[kVec] = {}, of_C[kVec] = {};
+    const bool has_z = m.tensors[Memory::kDz].at != nullptr;
+    load_words<kVec>(s.u + t * kChannels + c, u);
+    load_words<kVec>(s.delta + t * kChannels + c, raw);
+    if (has_z) {
+      load_words<kVec>(s.z + t * kChannels + c, z);
+      load_words<kVec>(s.dy + t * kChannels + c, dy);
+    }
+    using Pair = Vector<float2, kVec>;
+    const Pair out = *reinterpret_cast<const Pair*>(mine.out + t * kChannels + c);
 #pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      const int t = row(k);
-      if (t >= count) break;
-      float sum[3][kVec] = {}, u[kVec], raw[kVec], du[kVec], dd[kVec], dz[kVec] = {};
-      float2 out[kVec];
-      load_n<kVec>(s.u + t * kChannels + c, u);
-      load_n<kVec>(s.delta + t * kChannels + c, raw);
-      const Vector<float2, kVec> outs = *reinterpret_cast<const Vector<float2, kVec>*>(
-                                     mine.out + t * kChannels + c),
-                                 steps = *reinterpret_cast<const Vector<float2, kVec>*>(
-                                     mine.step + t * kChannels + c);
-      load_n<kVec>(mine.y + t * kChannels + c, sum[2]);
+    for (int part = 0; part < Memory::kParts; ++part) {
+      const int at = row * Memory::kRow + part * kChannels + c;
+      const Pair pair = *reinterpret_cast<const Pair*>(mine.pairs + at);
+      float y[kVec];
+      load_n<kVec>(mine.y + at, y);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        out[i] = outs.at[i], sum[0][i] = steps.at[i].x, sum[1][i] = steps.at[i].y;
+        of_B[i] += pair.at[i].x, of_A[i] += pair.at[i].y, of_C[i] += y[i];
       }
+    }
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      raw[i] = __fadd_rn(raw[i], bias[i]);
+      dd[i] = fmaf(of_B[i], u[i], of_A[i] * 0.69314718f);
+      du[i] = fmaf(out.at[i].y, of_B[i], D[i] * out.at[i].x);
+    }
+    if (in().softplus) {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        raw[i] = __fadd_rn(raw[i], bias[i]);
-        dd[i] = fmaf(sum[0][i], u[i], sum[1][i] * 0.69314718f);
-        du[i] = fmaf(out[i].y, sum[0][i], D[i] * out[i].x);
+        const float slope = sigmoid_of<T>(raw[i]);
+        dd[i] *= raw[i] <= 20.0f ? slope : 1.0f;
       }
-      if (in().softplus) {
+    }
+    if (has_z) {
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          const float slope = sigmoid_of<T>(raw[i]);
-          dd[i] *= raw[i] <= 20.0f ? slope : 1.0f;
-        }
+      for (int i = 0; i < kVec; ++i) {
+        const float gate = sigmoid_of<T>(z[i]);
+        dz[i] = dy[i] * fmaf(D[i], u[i], of_C[i]) * gate * fmaf(z[i], 1.0f - gate, 1.0f);
       }
-      if (to.dz != nullptr) {
-        float z[kVec], dy[kVec];
-        load_n<kVec>(s.z + t * kChannels + c, z);
-        load_n<kVec>(s.dy + t * kChannels + c, dy);
+    }
+    if (marks.padding >> t & 1) {
 #pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          const float gate = sigmoid_of<T>(z[i]);
-          dz[i] = dy[i] * fmaf(D[i], u[i], sum[2][i]) * gate * fmaf(z[i], 1.0f - gate, 1.0f);
-        }
+      for (int i = 0; i < kVec; ++i) dd[i] = du[i] = dz[i] = 0;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) dbias[i] += dd[i], dD[i] = fmaf(out.at[i].x, u[i], dD[i]);
+    }
+    const int at = warp * kChannels + c;
+    if constexpr (copies) {
+      store_pair(address(Memory::kDu, t, at), du);
+      store_pair(address(Memory::kDdelta, t, at), dd);
+      if (has_z) store_pair(address(Memory::kDz, t, at), dz);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        if (at + i >= m.place.width) continue;
+        store(address(Memory::kDu, t, at + i), du[i]);
+        store(address(Memory::kDdelta, t, at + i), dd[i]);
+        if (has_z) store(address(Memory::kDz, t, at + i), dz[i]);
       }
-      if (marks.padding >> t & 1) {
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) dd[i] = du[i] = dz[i] = 0;
-      } else {
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) dbias[i] += dd[i], dD[i] = fmaf(out[i].x, u[i], dD[i]);
-      }
-      if constexpr (copies) {
-        store_pair(to.du, du);
-        store_pair(to.ddelta, dd);
-        if (to.dz != nullptr) store_pair(to.dz, dz);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kVec; ++i) {
-          if (at + i >= m.place.limit) continue;
-          store(to.du + i, du[i]);
-          store(to.ddelta + i, dd[i]);
-          if (to.dz != nullptr) store(to.dz + i, dz[i]);
-        }
-      }
-      to.du += kDown * a.du_stride, to.ddelta += kDown * a.ddelta_stride;
-      if (to.dz != nullptr) to.dz += kDown * a.dz_stride;
     }
     store_n<kVec>(mine.dbias + lane * kVec, dbias);
     store_n<kVec>(mine.dD + lane * kVec, dD);
@@ -334,46 +352,55 @@ struct BackWalker {
       for (int i = 0; i < kVec; ++i) mine.dbias[lane * kVec + i] = mine.dD[lane * kVec + i] = 0;
     }
     const int64_t last_tile = m.place.begin + (m.place.end - 1 - m.place.begin) / kTile * kTile;
-    const auto fetch = [&](int64_t t0, int stage) {
+    const auto fetch = [&](int64_t t0, int left, int stage) {
       if constexpr (copies) {
-        fetch_tile(t0, stage);
-      } else if (t0 >= m.place.begin) {
-        load_tile(t0, stage);
+        fetch_tile(left, stage);
       } else {
-        commit_copies();
+        load_tile(t0, stage);
       }
     };
-    for (int i = 0; i + 1 < kStages; ++i) fetch(last_tile - i * kTile, i);
-    int window = window_at(last_tile), stage = 0;
-    for (int64_t t0 = last_tile; t0 >= m.place.begin; t0 -= kTile) {
-      const int count = static_cast<int>(m.place.end - t0 < kTile ? m.place.end - t0 : kTile);
+    int count = static_cast<int>(m.place.end - last_tile), stage = 0;
+    place_tensors(last_tile);
+    __syncthreads();
+    fetch(last_tile, count, 0);
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) {
+      if (active() && half * kSteps < count) {
+        copy_states(half);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kStates; ++i) mine.h[half][i * kWarp + lane] = 0;
+      }
+    }
+    __syncthreads();
+    move_tensors(false);
+    int window = window_at(last_tile);
+    for (int64_t t0 = last_tile; t0 >= m.place.begin; t0 -= kTile, count = kTile) {
       const Marks marks = marks_at(t0, count, window);
       window = window_at(t0 - kTile);
-      wait_copies<kStages - 2>();
+      commit_copies();
+      wait_copies<0>();
       __syncthreads();  // the tile is there; the sums of the last one have been read
       if constexpr (!constant) convert(stage, marks);
       prepare(stage, marks);
-      fetch(t0 - (kStages - 1) * kTile, stage == 0 ? kStages - 1 : stage - 1);
+      const bool more = t0 > m.place.begin;
+      if (more) fetch(t0 - kTile, kTile, stage ^ 1);
       __syncthreads();
 #pragma unroll 1
       for (int half = kHalves - 1; half >= 0; --half) {
-        if (half * kSteps >= count) continue;
-        walk_back(stage, half, t0 + half * kSteps, rate, B, C, g, dA, dB, dC);
+        if (half * kSteps >= count) {
+          if (more && active()) copy_states(half);
+          continue;
+        }
+        walk_back(more, half, t0 + half * kSteps, rate, B, C, g, dA, dB, dC);
+        __syncwarp();
+        if (active()) finish(stage, half, marks, count);
+        __syncwarp();
       }
-      __syncwarp();
-      if (active()) {
-        const int64_t first = m.place.b * in().L + t0 + lane / kAcross;
-        const int64_t at = first_channel() + lane % kAcross * kVec;
-        finish(stage, marks, count,
-               {a.du + first * a.du_stride + at, a.ddelta + first * a.ddelta_stride + at,
-                a.dz == nullptr ? nullptr : a.dz + first * a.dz_stride + at},
-               at);
-      }
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-      if constexpr (!constant) {
-        __syncthreads();
-        add_slots(t0, count);
-      }
+      stage ^= 1;
+      __syncthreads();
+      move_tensors(true);
+      if constexpr (!constant) add_slots(t0, count);
     }
     const int64_t E = in().E, N = in().N, channel = channel_of(c);
     if (first_channel() + c < m.place.limit) {
@@ -405,7 +432,10 @@ struct BackWalker {
 
   // B and C of the tile as f32, 0 for padding.
   __device__ __forceinline__ void convert(int stage, const Marks& marks) const {
-    for (int p = threadIdx.x; p < kTile * kN; p += kThreads) {
+#pragma unroll
+    for (int k = 0; k < kTile * kN; k += kThreads) {
+      const int p = k + static_cast<int>(threadIdx.x);
+      if (kTile * kN % kThreads != 0 && p >= kTile * kN) break;
       const bool padding = marks.padding >> (p / kN) & 1;
       const float B = load(m.bc[stage].B + p), C = load(m.bc[stage].C + p);
       m.B[p] = padding ? 0.0f : B;
@@ -414,14 +444,14 @@ struct BackWalker {
   }
 
   // The states of 8 tokens from t0 again, and the walk back through them.
-  __device__ __forceinline__ void walk_back(int stage, int half, int64_t t0,
+  __device__ __forceinline__ void walk_back(bool more, int half, int64_t t0,
                                             const float (&rate)[kStates], float (&B)[kStates],
                                             float (&C)[kStates], float (&g)[kStates],
                                             float (&dA)[kStates],
                                             float (&dB)[constant ? kStates : 1],
                                             float (&dC)[constant ? kStates : 1]) const {
     const int c = lane % kChannels, part = lane / kChannels;
-    float2* steps = mine.step + half * kSteps * kChannels + c;
+    const float2* steps = mine.step + half * kSteps * kChannels + c;
     const float2* outs = mine.out + half * kSteps * kChannels + c;
     const float* rows_B = m.B + half * kSteps * kN + kStates * part;
     const float* rows_C = m.C + half * kSteps * kN + kStates * part;
@@ -429,12 +459,13 @@ struct BackWalker {
 #pragma unroll
     for (int i = 0; i < kStates; i += 4) {
       float four[4];
-      load_n<4>(mine.stages[stage].h[half] + i * kWarp + 4 * lane, four);
+      load_n<4>(mine.h[half] + i * kWarp + 4 * lane, four);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) h[0][i + k] = active() ? four[k] : 0.0f;
+      for (int k = 0; k < 4; ++k) h[0][i + k] = four[k];
     }
-    if (a.walk.segments > 1 && active()) {  // the checkpoint is of the segment alone
-      asm volatile("");                     // a branch: its addresses are not for the others
+    if (more && active()) copy_states(half);  // of the next tile
+    if (a.walk.segments > 1 && active()) {    // the checkpoint is of the segment alone
+      asm volatile("");                       // a branch: its addresses are not for the others
       const int64_t N = in().N, E = in().E, channel = channel_of(c);
       const float d = a.walk.checkpoint_d[(m.place.b * a.tiles + t0 / kSteps) * E + channel];
       const float* from = a.walk.segment_h + (part_of() * N + kStates * part) * E + channel;
@@ -454,11 +485,7 @@ struct BackWalker {
         h[t + 1][i] = fmaf(decay[t][i], h[t][i], __fmul_rn(step.y, B[i]));
       }
     }
-    float columns[2][kStates / 2][4] = {};
-    [[maybe_unused]] float held[3] = {}, two[2][3] = {};
-    [[maybe_unused]] const bool odd = part & 1, upper = part & 2;
-    float* ys = mine.y + half * kSteps * kChannels + c;
-    __syncwarp();  // what `steps` were has been read
+    [[maybe_unused]] ChannelSums<T, R> channels{};
 #pragma unroll
     for (int t = kSteps - 1; t >= 0; --t) {
       const float2 out = outs[t * kChannels];
@@ -467,76 +494,30 @@ struct BackWalker {
         load_n<kStates>(rows_B + t * kN, B);
         load_n<kStates>(rows_C + t * kN, C);
       }
-      float of_B[kStates], of_C[kStates], sums[3] = {};
+      float full[kStates], of_B = 0, of_A = 0, of_C = 0;
 #pragma unroll
       for (int i = 0; i < kStates; ++i) {
-        g[i] = fmaf(C[i], out.x, g[i]);
-        of_B[i] = g[i] * du;
-        of_C[i] = out.x * h[t + 1][i];
-        sums[2] = fmaf(C[i], h[t + 1][i], sums[2]);
-        sums[0] = fmaf(g[i], B[i], sums[0]);
-        g[i] *= decay[t][i];
+        full[i] = fmaf(C[i], out.x, g[i]);
+        of_C = fmaf(C[i], h[t + 1][i], of_C);
+        of_B = fmaf(full[i], B[i], of_B);
+        g[i] = full[i] * decay[t][i];
         const float carried = g[i] * h[t][i];
-        sums[1] = fmaf(carried, rate[i], sums[1]);
+        of_A = fmaf(carried, rate[i], of_A);
         dA[i] = fmaf(out.y, carried, dA[i]);
       }
-      if constexpr (R == 4) {
-        // Four tokens at a time: lane `part` ends up with the sums of token t + part.
-#pragma unroll
-        for (int k = 0; k < 3; ++k) {
-          if (t % 2 != 0) {
-            held[k] = sums[k];
-          } else {
-            const float sent = odd ? sums[k] : held[k], kept = odd ? held[k] : sums[k];
-            two[t / 2 % 2][k] = kept + __shfl_xor_sync(kAllLanes, sent, kChannels);
-          }
-          if (t % 4 == 0) {
-            const float sent = upper ? two[0][k] : two[1][k], kept = upper ? two[1][k] : two[0][k];
-            sums[k] = kept + __shfl_xor_sync(kAllLanes, sent, 2 * kChannels);
-          }
-        }
-        if (t % 4 == 0) {
-          steps[(t + part) * kChannels] = make_float2(sums[0], sums[1]);
-          ys[(t + part) * kChannels] = sums[2];
-        }
-      } else {
-#pragma unroll
-        for (int k = 0; k < 3; ++k) sums[k] = channel_sum<R>(sums[k]);
-        if (part == 0) {
-          steps[t * kChannels] = make_float2(sums[0], sums[1]);
-          ys[t * kChannels] = sums[2];
-        }
+      if constexpr (R != 4) {
+        of_B = channel_sum<R>(of_B), of_A = channel_sum<R>(of_A), of_C = channel_sum<R>(of_C);
+      }
+      if (R == 4 || part == 0) {
+        const int at = t * Memory::kRow + (R == 4 ? lane : c);
+        mine.pairs[at] = make_float2(of_B, of_A);
+        mine.y[at] = of_C;
       }
       if constexpr (constant) {
 #pragma unroll
-        for (int i = 0; i < kStates; ++i) dB[i] += of_B[i], dC[i] += of_C[i];
-      } else if constexpr (kChannels >= 4) {
-        const float one = lane / 4 == t ? 1.0f : 0.0f;
-#pragma unroll
-        for (int i = 0; i < kStates; i += 2) {
-          add_columns<T>(columns[0][i / 2], of_B[i], of_B[i + 1], one);
-          add_columns<T>(columns[1][i / 2], of_C[i], of_C[i + 1], one);
-        }
-      } else {  // one channel: nothing to add
-        float* to = m.sums[half] + warp * Memory::kSlot + kStates * part * kSteps + t;
-#pragma unroll
-        for (int i = 0; i < kStates; ++i) {
-          to[i * kSteps] = of_B[i];
-          to[(kN + i) * kSteps] = of_C[i];
-        }
-      }
-    }
-    if constexpr (!constant && kChannels >= 4) {
-      constexpr int kGroups = Memory::kGroups;
-      const int q = lane % 4, slot = warp * kGroups + lane / 4 % kGroups;
-      float* to = m.sums[half] + slot * Memory::kSlot + kStates * part * kSteps + 2 * q;
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-#pragma unroll
-        for (int i = 0; i < kStates; ++i) {
-          const float* two = columns[k][i / 2] + i % 2 * 2;
-          *reinterpret_cast<float2*>(to + (k * kN + i) * kSteps) = make_float2(two[0], two[1]);
-        }
+        for (int i = 0; i < kStates; ++i) dB[i] += full[i] * du, dC[i] += out.x * h[t + 1][i];
+      } else {
+        channels.add(m.sums[half], warp, lane, t, full, du, h[t + 1], out.x);
       }
     }
   }
@@ -550,7 +531,7 @@ struct BackWalker {
     for (int half = 0; half < kHalves; ++half) {
 #pragma unroll 1
       for (int o = threadIdx.x; o < 2 * kN * kSteps; o += kThreads) {
-        const int t = half * kSteps + o % kSteps;
+        const int t = half * kSteps + ChannelSums<T, R>::token_of(o);
         if (t >= count) continue;
         float sums[4] = {};
 #pragma unroll

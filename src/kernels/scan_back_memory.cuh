@@ -17,7 +17,7 @@ template <class T, int R>
 struct BackLanes : Lanes<R> {
   static constexpr int kTile = R == 4 && sizeof(T) == 2 ? 16 : 8;  // tokens of a tile
   static constexpr int kHalves = kTile / kSteps;
-  static constexpr int kStages = R == 32 ? 2 : 3;
+  static constexpr int kStages = 2;
   static constexpr int kBlocks = R == 4 ? 2 : 1;  // of a multiprocessor
   static constexpr int kVec = R == 4 ? 2 : 1;     // elements that a lane prepares together
 };
@@ -44,15 +44,19 @@ struct BackMemory : BackLanes<T, R> {
   struct alignas(16) Stage {
     T u[L::kTile * L::kChannels], delta[L::kTile * L::kChannels], z[L::kTile * L::kChannels];
     T dy[L::kTile * L::kChannels];
-    alignas(16) float h[L::kHalves][kWarp * L::kStates];
   };
+  // What the lanes of a channel leave of 8 tokens to whoever adds it; rows of tokens are padded so
+  // that both sides touch every bank once.
+  static constexpr int kParts = R == 4 ? 4 : 1, kPart = kParts * L::kChannels;
+  static constexpr int kRow = kPart + (R == 4 ? 8 : 0);
   struct alignas(16) Warp {
     Stage stages[L::kStages];
-    // d (infinite at a reset) and d u, then the sums over states of g B and g a h A; the gradient
-    // of the ungated y and d; sums of C h.
+    alignas(16) float h[L::kHalves][kWarp * L::kStates];  // states before tokens 0 and 8
+    // d (infinite at a reset) and d u; the gradient of the ungated y and d.
     alignas(16) float2 step[L::kTile * L::kChannels];
     alignas(16) float2 out[L::kTile * L::kChannels];
-    alignas(16) float y[L::kTile * L::kChannels];
+    alignas(16) float2 pairs[kSteps * kRow];  // sums over states of g B and g a h A
+    alignas(16) float y[kSteps * kRow];       // of C h
     alignas(8) float bias[L::kChannels], D[L::kChannels];
     alignas(16) float dbias[kWarp * L::kVec], dD[kWarp * L::kVec];  // sums of lanes
   };
@@ -61,8 +65,18 @@ struct BackMemory : BackLanes<T, R> {
   struct Place {
     int64_t b, segment, block, group, begin, end;  // the block's work
     int64_t first_slab, first_channel, limit;      // its first ones, and the end of its channels
+    int width;                                     // channels of the block
   };
   Place place;
+  // Where a tile begins, in the block's first channel, with the bytes of a row: `row` is that of
+  // tokens, and of checkpoints for the states. Inputs are those of the tile that is copied next,
+  // outputs those of the tile at hand.
+  enum { kU, kZ, kDelta, kDy, kB, kC, kStatesBefore, kDu, kDdelta, kDz, kTensors };
+  struct alignas(16) Tensor {
+    char* at;
+    int64_t row;
+  };
+  Tensor tensors[kTensors];
   struct alignas(16) StageBC {
     T B[L::kTile * L::kN], C[L::kTile * L::kN];
   };

@@ -29,10 +29,14 @@ __global__ void __launch_bounds__(kThreads, BackLanes<T, R>::kBlocks)
                     end < in.L ? end : in.L,
                     group * in.slabs_of_group(kChannels) + block * kBlockWarps,
                     group * in.group + block * kBlockWarps * kChannels,
-                    (group + 1) * in.group};
+                    (group + 1) * in.group,
+                    0};
+    const int64_t width = memory.place.limit - memory.place.first_channel;
+    constexpr int kWidth = kBlockWarps * kChannels;
+    memory.place.width = width < kWidth ? static_cast<int>(width) : kWidth;
   }
   __syncthreads();
-  const int warp = threadIdx.x / kWarp;
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
   const BackWalker<T, R, copies, constant> walker{a, memory, memory.warps[warp],
                                                   static_cast<int>(threadIdx.x % kWarp), warp};
   walker.run();

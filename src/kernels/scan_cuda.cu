@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // scan for CUDA, forward (see scan_walk.cuh) and step.
 #include "kernels/choices.h"
+#include "kernels/scan_chunks.cuh"
 #include "kernels/scan_walk.cuh"
 #include "kernels/step.cuh"
 
 namespace mamba::cuda {
 namespace {
+
+// Lanes of a channel where there may be two: they take fewer instructions than four, but there are
+// half as many warps.
+template <class T>
+int lanes_of_walk(const ScanArgs& a) {
+  const int64_t two = a.B * a.E / Lanes<2>::kChannels, four = a.B * a.E / Lanes<4>::kChannels;
+  const bool fills = two >= kEnoughWarps || four < kEnoughWarps;  // alone, or in segments
+  return takes_copies(a, 2) && fills ? 2 : 4;
+}
 
 template <class T, int R, bool copies>
 void forward(Stream& stream, const ScanArgs& a) {
@@ -21,11 +31,32 @@ void forward(Stream& stream, const ScanArgs& a) {
     if (w.segment_h == nullptr) return;
     w.segment_d = w.segment_h + rows * a.N * a.E;
     launch_walk<T, R, copies, Task::kLastStates>(stream, "scan_forward", w);
-    launch(stream, "scan_forward", chain_kernel,
-           dim3(static_cast<unsigned>(ceil_div(a.B * a.N * a.E, 256))), dim3(256), 0, a.B,
-           w.segments, a.N, a.E, w.in.A_t, w.h0, w.h_stride, w.segment_d, w.segment_h);
+    launch_early(stream, "scan_forward", chain_kernel,
+                 dim3(static_cast<unsigned>(ceil_div(a.B * a.N * a.E, kChainThreads))),
+                 dim3(kChainThreads), 0, a.B, w.segments, a.N, a.E, w.in.A_t, w.h0, w.h_stride,
+                 w.segment_d, w.segment_h);
   }
   launch_walk<T, R, copies, Task::kOutput>(stream, "scan_forward", w);
+}
+
+// Where all channels have a place on a card at once: in chunks of 512 tokens (scan_chunks.cuh).
+// Not for fewer channels, which segments of a walk spread over more of the card.
+template <class T>
+bool forward_chunks(Stream& stream, const ScanArgs& a) {
+  using Shape = chunks::Shape<3, 4, 2>;
+  constexpr int64_t kProcessors = 132, kFewest = 100, kShortest = 512;
+  const int64_t blocks = a.B * a.E / Shape::kChannels;
+  if (a.doc_ids || a.L < kShortest || a.E / a.G % Shape::kChannels != 0 || blocks < kFewest ||
+      blocks > kProcessors || !chunks::fits<T, Shape>(stream)) {
+    return false;
+  }
+  chunks::Scan<T> w{};
+  w.in = scan_input<T>(a);
+  w.in.L = a.L;
+  w.h0 = a.h0.as<float>(), w.hT = a.hT.as<float>(), w.h_stride = a.h_stride;
+  w.y = a.y.as<T>(), w.y_stride = a.y_stride;
+  chunks::launch_chunks<Shape>(stream, "scan_forward", w);
+  return true;
 }
 
 template <class T>
@@ -154,6 +185,10 @@ void scan_forward(Stream& stream, const ScanArgs& a) noexcept {
     with_lanes(stream, "scan_forward", a.N, [&]<int R>() {
       if constexpr (R == 4) {
         if (takes_copies(a, R) && rows_aligned(a.y, a.y_stride, 16)) {
+          if constexpr (sizeof(T) == 2) {
+            if (forward_chunks<T>(stream, a)) return;
+          }
+          if (lanes_of_walk<T>(a) == 2) return forward<T, 2, true>(stream, a);
           return forward<T, R, true>(stream, a);
         }
       }

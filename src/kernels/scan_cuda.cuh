@@ -5,6 +5,8 @@
 // mamba1_step_cuda.cu for that arithmetic.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/async.cuh"
 #include "kernels/mma.cuh"
 #include "kernels/scan.h"
@@ -19,7 +21,7 @@ constexpr int kTile = 16;  // tokens of a tile
 template <int R>
 struct Lanes {
   static constexpr int kChannels = kWarp / R;
-  static constexpr int kStates = R == 4 ? 4 : 8;
+  static constexpr int kStates = R <= 4 ? 16 / R : 8;
   static constexpr int kN = kStates * R;  // N, padded
 };
 
@@ -32,6 +34,26 @@ __device__ __forceinline__ float log2_approx(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
+}
+
+// load_n with words taken apart by one instruction an element.
+template <int n, class T>
+__device__ __forceinline__ void load_words(const T* p, float (&v)[n]) {
+  if constexpr (std::is_same_v<T, bf16> && n % 2 == 0) {
+    constexpr int kWords = n / 2, kStep = kWords > 4 ? 4 : kWords;
+#pragma unroll
+    for (int i = 0; i < kWords; i += kStep) {
+      const auto raw = *reinterpret_cast<const Vector<uint32_t, kStep>*>(
+          reinterpret_cast<const uint32_t*>(p) + i);
+#pragma unroll
+      for (int j = 0; j < kStep; ++j) {
+        v[2 * (i + j)] = __uint_as_float(raw.at[j] << 16);
+        v[2 * (i + j) + 1] = __uint_as_float(raw.at[j] & 0xffff0000u);
+      }
+    }
+  } else {
+    load_n<n>(p, v);
+  }
 }
 
 // softplus: within 2 ulp for f32, about 20 for 16-bit activations.
@@ -78,6 +100,26 @@ __device__ __forceinline__ float lane_output(const float (&h)[kStates], const fl
     odd = fmaf(C[i + 1], h[i + 1], odd);
   }
   return __fadd_rn(even, odd);
+}
+// The same bits as four lanes of four states that add theirs, for lanes that have more of 16.
+template <int R>
+__device__ __forceinline__ float part_output(const float (&h)[Lanes<R>::kStates],
+                                             const float (&C)[Lanes<R>::kStates]) {
+  if constexpr (R >= 4) {
+    return lane_output(h, C);
+  } else {
+    float sums[Lanes<R>::kStates / 4];
+#pragma unroll
+    for (int k = 0; k < Lanes<R>::kStates / 4; ++k) {
+      const float four_h[4] = {h[4 * k], h[4 * k + 1], h[4 * k + 2], h[4 * k + 3]};
+      const float four_C[4] = {C[4 * k], C[4 * k + 1], C[4 * k + 2], C[4 * k + 3]};
+      sums[k] = lane_output(four_h, four_C);
+    }
+    if constexpr (R == 2) return __fadd_rn(sums[0], sums[1]);
+    if constexpr (R == 1) {
+      return __fadd_rn(__fadd_rn(sums[0], sums[1]), __fadd_rn(sums[2], sums[3]));
+    }
+  }
 }
 // Sums over the lanes of a channel; every lane gets the same bits.
 template <int R>
@@ -191,7 +233,7 @@ inline int lanes_of(int64_t N) { return N <= 16 ? 4 : N <= 64 ? 8 : N <= 256 ? 3
 template <class Args>
 bool takes_copies(const Args& a, int R) {
   const int64_t channels = kWarp / R;
-  if (R != 4 || a.bc != ScanBC::kGrouped || a.N != 16) return false;
+  if (R > 4 || a.bc != ScanBC::kGrouped || a.N != 16) return false;
   if (a.E % channels != 0 || a.E / a.G % channels != 0) return false;
   return rows_aligned(a.u, a.u_stride, 16) && rows_aligned(a.delta, a.delta_stride, 16) &&
          rows_aligned(a.Bm, a.B_stride, 16) && rows_aligned(a.Cm, a.C_stride, 16) &&

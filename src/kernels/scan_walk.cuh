@@ -6,7 +6,8 @@
 // starts from those.
 #pragma once
 
-#include "kernels/scan_cuda.cuh"
+#include "kernels/cluster.cuh"
+#include "kernels/scan_segments.cuh"
 
 namespace mamba::cuda {
 
@@ -67,7 +68,8 @@ struct Walker {
   static constexpr int kChannels = Lanes<R>::kChannels;
   [[maybe_unused]] static constexpr int kN = Lanes<R>::kN;
   static constexpr int kStates = Lanes<R>::kStates;
-  static constexpr int kVec = R == 4 ? 2 : 1;       // elements that a lane prepares together
+  // Elements that a lane prepares together.
+  static constexpr int kVec = R < 4 ? 4 : R == 4 ? 2 : 1;
   static constexpr int kAcross = kChannels / kVec;  // lanes along the channels there
   static constexpr int kDown = kWarp / kAcross;     // tokens that the warp prepares together
 
@@ -152,8 +154,8 @@ struct Walker {
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
       if (!in_tile(row(k))) continue;
-      load_n<kVec>(s.u + row(k) * kChannels + c, u[k]);
-      load_n<kVec>(s.delta + row(k) * kChannels + c, d[k]);
+      load_words<kVec>(s.u + row(k) * kChannels + c, u[k]);
+      load_words<kVec>(s.delta + row(k) * kChannels + c, d[k]);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) d[k][i] = __fadd_rn(d[k][i], bias[i]);
     }
@@ -167,13 +169,13 @@ struct Walker {
     if constexpr (kGradient) {
 #pragma unroll
       for (int k = 0; k < kRows; ++k) {
-        if (in_tile(row(k))) load_n<kVec>(s.dy + row(k) * kChannels + c, gate[k]);
+        if (in_tile(row(k))) load_words<kVec>(s.dy + row(k) * kChannels + c, gate[k]);
       }
       if (w.in.z.data != nullptr) {
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
           float z[kVec] = {};
-          if (in_tile(row(k))) load_n<kVec>(s.z + row(k) * kChannels + c, z);
+          if (in_tile(row(k))) load_words<kVec>(s.z + row(k) * kChannels + c, z);
 #pragma unroll
           for (int i = 0; i < kVec; ++i) gate[k][i] *= z[i] * sigmoid_of<T>(z[i]);
         }
@@ -197,9 +199,12 @@ struct Walker {
           if constexpr (kGradient) gate[k][i] = padding ? 0.0f : gate[k][i];
         }
       }
-      if constexpr (kVec == 2) {
-        *reinterpret_cast<float4*>(m.step + t * kChannels + c) =
-            make_float4(d[k][0], du[0], d[k][1], du[1]);
+      if constexpr (kVec > 1) {
+#pragma unroll
+        for (int i = 0; i < kVec; i += 2) {
+          *reinterpret_cast<float4*>(m.step + t * kChannels + c + i) =
+              make_float4(d[k][i], du[i], d[k][i + 1], du[i + 1]);
+        }
       } else {
         m.step[t * kChannels + c] = make_float2(d[k][0], du[0]);
       }
@@ -213,7 +218,7 @@ struct Walker {
       float v[kWhat * kFours][4];
 #pragma unroll
       for (int k = 0; k < kWhat * kFours; ++k) {
-        load_n<4>((k < kFours ? s.B : s.C) + 4 * (lane + k % kFours * kWarp), v[k]);
+        load_words<4>((k < kFours ? s.B : s.C) + 4 * (lane + k % kFours * kWarp), v[k]);
       }
       if (marks.padding != 0) {
         asm volatile("");
@@ -241,8 +246,8 @@ struct Walker {
     for (int k = 0; k < kRows; ++k) {
       if (!in_tile(row(k))) continue;
       load_n<kVec>(m.y + row(k) * kChannels + c, y[k]);
-      load_n<kVec>(s.u + row(k) * kChannels + c, u[k]);
-      if (has_z) load_n<kVec>(s.z + row(k) * kChannels + c, z[k]);
+      load_words<kVec>(s.u + row(k) * kChannels + c, u[k]);
+      if (has_z) load_words<kVec>(s.z + row(k) * kChannels + c, z[k]);
     }
 #pragma unroll
     for (int k = 0; k < kRows; ++k) {
@@ -264,8 +269,15 @@ struct Walker {
 #pragma unroll
         for (int i = 0; i < kVec; ++i) y[k][i] = 0;
       }
-      if constexpr (copies) {
-        store_pair(to, y[k]);
+      if constexpr (copies && kVec == 4 && sizeof(T) == 2) {
+        *reinterpret_cast<uint2*>(to) =
+            make_uint2(pack2<T>(y[k][0], y[k][1]), pack2<T>(y[k][2], y[k][3]));
+      } else if constexpr (copies) {
+#pragma unroll
+        for (int i = 0; i < kVec; i += 2) {
+          const float two[2] = {y[k][i], y[k][i + 1]};
+          store_pair(to + i, two);
+        }
       } else {
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
@@ -291,14 +303,10 @@ struct Walker {
     const int64_t channel = first_channel + c < limit ? first_channel + c : limit - 1;
     float h[kStates], rate[kStates], bias[kVec], D[kVec], sum_d = 0;
     float product[kGradient ? kStates : 1], g[kGradient ? kStates : 1];  // of decays; see segment_g
-    float* segment_h = w.segment_h + (b * w.segments + segment) * N * E + channel;
-    const float* from = w.segments > 1 ? segment_h : w.h0 + b * w.h_stride + channel;
-    const bool has_state = kOutput ? w.segments > 1 || w.h0 != nullptr : !kSums && w.h0 != nullptr;
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
       const int64_t n = kStates * part + i;
       rate[i] = n < N ? decay_rate(w.in.A_t[n * E + channel]) : -1.0f;
-      h[i] = has_state && n < N ? from[n * E] : 0.0f;
       if constexpr (kGradient) product[i] = 1, g[i] = 0;
     }
 #pragma unroll
@@ -307,13 +315,22 @@ struct Walker {
       bias[i] = w.in.delta_bias != nullptr && at < limit ? w.in.delta_bias[at] : 0.0f;
       D[i] = w.in.D != nullptr && at < limit ? w.in.D[at] : 0.0f;
     }
-    const int32_t* ids = w.in.ids == nullptr ? nullptr : w.in.ids + b * w.in.L;
-    int last_id = last_id_before(ids, begin);
+    wait_for_previous();
     Feed feed{};
     if constexpr (copies) {
       feed = first_feed();
       for (int i = 0; i + 1 < Memory::kStages; ++i) fetch_next(feed, m.stages[i]);
     }
+    float* segment_h = w.segment_h + (b * w.segments + segment) * N * E + channel;
+    const float* from = w.segments > 1 ? segment_h : w.h0 + b * w.h_stride + channel;
+    const bool has_state = kOutput ? w.segments > 1 || w.h0 != nullptr : !kSums && w.h0 != nullptr;
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      const int64_t n = kStates * part + i;
+      h[i] = has_state && n < N ? from[n * E] : 0.0f;
+    }
+    const int32_t* ids = w.in.ids == nullptr ? nullptr : w.in.ids + b * w.in.L;
+    int last_id = last_id_before(ids, begin);
     T* to_y = nullptr;
     if constexpr (kOutput) {
       to_y = w.y + (b * w.in.L + begin + lane / kAcross) * w.y_stride + first_channel +
@@ -337,12 +354,57 @@ struct Walker {
         stage = stage + 1 == Memory::kStages ? 0 : stage + 1;
       }
       __syncwarp();
-#pragma unroll 2
+      // Of the tokens that come next, ahead of the recurrence: their exponentials and products then
+      // run beside that of those at hand.
+      constexpr bool kLookAhead = copies && !kGradient && !(kSums && kCheckpoints);
+      constexpr int kAhead = kLookAhead ? (R == 2 ? 2 : 4) : 4;
+      [[maybe_unused]] float decay[kLookAhead ? kAhead : 1][kStates],
+          input[kLookAhead ? kAhead : 1][kStates];
+      const auto look_ahead = [&](int t) {
+#pragma unroll
+        for (int k = 0; k < kAhead; ++k) {
+          const float2 step = m.step[(t + k) * kChannels + c];
+          float B[kStates];
+          load_n<kStates>(m.B + (t + k) * kN + kStates * part, B);
+          if constexpr (kSums) sum_d += step.x;
+#pragma unroll
+          for (int i = 0; i < kStates; ++i) {
+            decay[k][i] = exp2_approx(__fmul_rn(step.x, rate[i]));
+            input[k][i] = __fmul_rn(step.y, B[i]);
+          }
+        }
+      };
+      if constexpr (kLookAhead) look_ahead(0);
+#pragma unroll(kLookAhead ? 4 : 2)
       for (int t = 0; t < kTile; t += 4) {
         if (kCheckpoints && t % kCheckpoint == 0 && t < count) save(t0 + t, h, sum_d, channel);
         [[maybe_unused]] float out[4];
+        [[maybe_unused]] float now[kLookAhead ? kAhead : 1][kStates],
+            in_now[kLookAhead ? kAhead : 1][kStates];
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
+          if constexpr (kLookAhead) {
+            if (k % kAhead == 0) {
+#pragma unroll
+              for (int j = 0; j < kAhead; ++j) {
+#pragma unroll
+                for (int i = 0; i < kStates; ++i) {
+                  now[j][i] = decay[j][i], in_now[j][i] = input[j][i];
+                }
+              }
+              if (t + k + kAhead < kTile) look_ahead(t + k + kAhead);
+            }
+#pragma unroll
+            for (int i = 0; i < kStates; ++i) {
+              h[i] = fmaf(now[k % kAhead][i], h[i], in_now[k % kAhead][i]);
+            }
+            if constexpr (kOutput) {
+              float C[kStates];
+              load_n<kStates>(m.C + (t + k) * kN + kStates * part, C);
+              out[k] = part_output<R>(h, C);
+            }
+            continue;
+          }
           const float2 step = m.step[(t + k) * kChannels + c];
           float B[kStates], C[kStates];
           if constexpr (copies) {
@@ -369,7 +431,7 @@ struct Walker {
           } else {
             advance(h, rate, step.x, step.y, B);
           }
-          if constexpr (kOutput) out[k] = lane_output(h, C);
+          if constexpr (kOutput) out[k] = part_output<R>(h, C);
         }
         if constexpr (kOutput && R == 4) {
           // Four sums over four lanes: lane `part` ends up with token t + part.
@@ -383,6 +445,17 @@ struct Walker {
           }
           const float received = __shfl_xor_sync(kAllLanes, upper ? two[0] : two[1], 2 * kChannels);
           m.y[(t + part) * kChannels + c] = __fadd_rn(upper ? two[1] : two[0], received);
+        } else if constexpr (kOutput && R == 2) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {  // two sums over two lanes
+            const float sent = part != 0 ? out[2 * i] : out[2 * i + 1];
+            const float kept = part != 0 ? out[2 * i + 1] : out[2 * i];
+            m.y[(t + 2 * i + part) * kChannels + c] =
+                __fadd_rn(kept, __shfl_xor_sync(kAllLanes, sent, kChannels));
+          }
+        } else if constexpr (kOutput && R == 1) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) m.y[(t + k) * kChannels + c] = out[k];
         } else if constexpr (kOutput) {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
@@ -418,10 +491,25 @@ struct Walker {
   __device__ __forceinline__ void save(int64_t t, const float (&h)[kStates], float sum_d,
                                        int64_t channel) const {
     const int64_t tile = b * w.in.tiles() + t / kCheckpoint;
-    float* to = w.checkpoint_h + (tile * w.slabs + slab) * (kWarp * kStates) + 4 * lane;
+    if constexpr (R < 4) {  // as four lanes of a channel would, for scan_back.cuh
+      constexpr int kFour = Lanes<4>::kChannels;
+      const int c = lane % kChannels, part = lane / kChannels;
+      const int64_t slabs = w.slabs * (4 / R);
+      float* to = w.checkpoint_h +
+                  (tile * slabs + slab * (4 / R) + c / kFour) * (kWarp * Lanes<4>::kStates) +
+                  4 * (part * kStates / 4 * kFour + c % kFour);
 #pragma unroll
-    for (int i = 0; i < kStates; i += 4) {
-      *reinterpret_cast<float4*>(to + i * kWarp) = make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]);
+      for (int i = 0; i < kStates; i += 4) {
+        *reinterpret_cast<float4*>(to + i * kFour) =
+            make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]);
+      }
+    } else {
+      float* to = w.checkpoint_h + (tile * w.slabs + slab) * (kWarp * kStates) + 4 * lane;
+#pragma unroll
+      for (int i = 0; i < kStates; i += 4) {
+        *reinterpret_cast<float4*>(to + i * kWarp) =
+            make_float4(h[i], h[i + 1], h[i + 2], h[i + 3]);
+      }
     }
     if (kSums && lane < kChannels && first_channel + lane < limit) {
       w.checkpoint_d[tile * w.in.E + channel] = sum_d;
@@ -430,11 +518,15 @@ struct Walker {
 };
 
 template <class T, int R, bool copies, Task task>
-__global__ void __launch_bounds__(kWarps* kWarp) walk_kernel(const __grid_constant__ Walk<T> w) {
+__global__ void __launch_bounds__(kWarps* kWarp, R == 2 ? 4 : 0)
+    walk_kernel(const __grid_constant__ Walk<T> w) {
   extern __shared__ __align__(16) unsigned char shared[];
   constexpr int kChannels = Lanes<R>::kChannels;
   const int64_t slabs = w.slabs;
-  int64_t job = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  // From a lane: the compiler then knows that it, and with it every loop, is the same for all
+  // lanes.
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / kWarp, 0);
+  int64_t job = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
   if (job >= slabs * w.segments * w.in.B) return;
   const int64_t slab = job % slabs;
   job /= slabs;
@@ -443,7 +535,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) walk_kernel(const __grid_consta
   if (task == Task::kLastStates && segment + 1 == w.segments) return;
   const int64_t begin = segment * w.per_segment;
   const int64_t end = begin + w.per_segment < w.in.L ? begin + w.per_segment : w.in.L;
-  auto& memory = reinterpret_cast<WarpMemory<T, R, copies, task>*>(shared)[threadIdx.x / kWarp];
+  auto& memory = reinterpret_cast<WarpMemory<T, R, copies, task>*>(shared)[warp];
   const int64_t first = w.in.first_channel(slab, kChannels);
   const Walker<T, R, copies, task> walker{
       w,     memory, static_cast<int>(threadIdx.x % kWarp), b, slab, first, w.in.limit(first),
@@ -455,51 +547,15 @@ template <class T, int R, bool copies, Task task>
 void launch_walk(Stream& stream, const char* name, Walk<T> w) {
   w.slabs = w.in.slabs(Lanes<R>::kChannels);
   const int64_t jobs = w.slabs * w.segments * w.in.B;
-  launch(stream, name, walk_kernel<T, R, copies, task>,
-         dim3(static_cast<unsigned>(ceil_div(jobs, kWarps))), dim3(kWarps * kWarp),
-         kWarps * sizeof(WarpMemory<T, R, copies, task>), w);
+  launch_clusters(stream, name, walk_kernel<T, R, copies, task>,
+                  dim3(static_cast<unsigned>(ceil_div(jobs, kWarps))), dim3(kWarps * kWarp),
+                  kWarps * sizeof(WarpMemory<T, R, copies, task>), 1, w);
 }
 
-// Segments of at least 64 tokens, as many as run at once; documents are cut into fewer.
-template <class T>
-int64_t segments_of(int64_t warps, int64_t L, bool documents) {
-  constexpr int64_t kEnough = 800, kRoom = sizeof(T) == 4 ? 132 * 15 : 132 * 24, kLong = 512;
-  if (warps >= kEnough || L < kLong) return 1;
-  const int64_t wanted = kRoom / warps, most = L / (documents ? 256 : 64);
-  return wanted < most ? wanted : most;
-}
 template <class T>
 void cut(Walk<T>& w, int64_t wanted) {
   w.per_segment = ceil_div(ceil_div(w.in.L, wanted), kTile) * kTile;
   w.segments = w.in.L == 0 ? 1 : ceil_div(w.in.L, w.per_segment);
-}
-
-// segment_h: from last states of segments alone to first states, in place.
-static __global__ void __launch_bounds__(256)
-    chain_kernel(int64_t B, int64_t segments, int64_t N, int64_t E, const float* __restrict__ A_t,
-                 const float* __restrict__ h0, int64_t h_stride,
-                 const float* __restrict__ segment_d, float* __restrict__ segment_h) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= B * N * E) return;
-  const int64_t b = i / (N * E), at = i % (N * E), c = at % E;
-  const float rate = decay_rate(A_t[at]);
-  float h = h0 == nullptr ? 0.0f : h0[b * h_stride + at];
-  constexpr int kAhead = 8;  // loads side by side
-  for (int64_t s0 = 0; s0 < segments; s0 += kAhead) {
-    float alone[kAhead] = {}, d[kAhead] = {};
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (s0 + k + 1 >= segments) continue;
-      alone[k] = segment_h[(b * segments + s0 + k) * N * E + at];
-      d[k] = segment_d[(b * segments + s0 + k) * E + c];
-    }
-#pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (s0 + k >= segments) break;
-      segment_h[(b * segments + s0 + k) * N * E + at] = h;
-      h = fmaf(exp2_approx(d[k] * rate), h, alone[k]);
-    }
-  }
 }
 
 // Calls body.operator()<R>() for N states.
