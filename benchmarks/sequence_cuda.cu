@@ -3,7 +3,7 @@
 // engine: against the f64 references over many shapes, options and types, every result twice for
 // equal bits; then medians of 20 runs with the L2 cache flushed between.
 //   cmake --preset release -DMAMBA_CUDA=ON && cmake --build --preset release --target sequence_cuda
-//   sequence_cuda [check] [time] [scan] [ssd] [affine] [few] [once]
+//   sequence_cuda [check] [time] [short] [scan] [ssd] [affine] [few] [once]
 #include "sequence_cuda_scan.cuh"
 #include "sequence_cuda_ssd.cuh"
 
@@ -58,6 +58,7 @@ void check_affine() {
 // ---- times ----
 
 size_t repeats = 20;
+bool forward_only = false;
 
 double median_ms(const std::function<void()>& call) {
   static void* flush = [] {
@@ -115,7 +116,7 @@ void time_scan(int64_t B, int64_t E, int64_t L, double want_forward, double want
         "scan %s B%ld D%ld N16 L%ld forward %.3f ms (target %.2f; bytes %.3f ms, exps %.3f ms)\n",
         type_name(type), long(B), long(E), long(L), forward, want_forward,
         4 * n * size / kCopy * 1e3, n * 20 / kExp * 1e3);
-    {
+    if (!forward_only) {
       const double backward = median_ms([&] { cuda::scan_backward(gpu(), p.backward(true)); });
       std::printf("    backward %.3f ms, both %.3f ms (target %.2f; bytes of backward %.3f ms)\n",
                   backward, forward + backward, want_both, 7 * n * size / kCopy * 1e3);
@@ -137,7 +138,7 @@ void time_ssd(int64_t B, int64_t L, int64_t H, int64_t P, int64_t N, double want
     std::printf("ssd %s B%ld L%ld H%ld P%ld N%ld forward %.3f ms (target %.2f; bytes %.3f ms)\n",
                 type_name(type), long(B), long(L), long(H), long(P), long(N), forward, want_forward,
                 2 * n * size / kCopy * 1e3);
-    {
+    if (!forward_only) {
       const double backward = median_ms([&] { cuda::ssd_backward(gpu(), p.backward(true)); });
       std::printf("    backward %.3f ms, both %.3f ms (target %.2f; bytes of backward %.3f ms)\n",
                   backward, forward + backward, want_both, 3 * n * size / kCopy * 1e3);
@@ -165,7 +166,17 @@ int main(int argc, char** argv) {
       std::printf("%-28s worst %.2e  %s\n", w.name.c_str(), w.error, w.where.c_str());
     std::printf("%d checks, %d failures\n", checks, failures);
   }
-  if (asked("time")) {
+  if (argc > 1 && asked("short")) {  // forward of one prompt
+    forward_only = true;
+    const bool scan = argc < 3 || asked("scan"), ssd = argc < 3 || asked("ssd");
+    for (int64_t L : {1024, 4096}) {
+      if (scan) time_scan(1, 1536, L, 0, 0);
+      if (ssd) time_ssd(1, L, 24, 64, 128, 0, 0);
+    }
+    forward_only = false;
+  }
+  if (argc > 1 && asked("forward")) forward_only = true;
+  if (asked("time") || forward_only) {
     if (argc < 3 || asked("scan")) {
       time_scan(8, 2048, 2048, 0.25, 1.0);
       time_scan(1, 5120, 16384, 0.95, 3.2);

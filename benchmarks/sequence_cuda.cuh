@@ -63,6 +63,9 @@ Stream& gpu() {
   static Stream s = [] {
     Stream made;
     made.grow = grow;
+    cudaDeviceProp properties{};
+    require(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+    made.overlaps = properties.major >= 9;
     return made;
   }();
   return s;

@@ -222,6 +222,9 @@ void check_ssds() {
   for (int64_t L : {65, 200})
     add([&](SsdCase& o) { o.B = 1, o.L = L, o.H = 4, o.P = 64, o.N = 256, o.G = 2; });
   add([&](SsdCase& o) { o.B = 1, o.L = 200, o.H = 2, o.P = 80, o.N = 128, o.G = 1; });
+  // Few heads: rounds of 1,024 tokens, with rows that are not full.
+  add([&](SsdCase& o) { o.L = 1030, o.H = 6, o.P = 64, o.N = 96, o.gap = 8; });
+  add([&](SsdCase& o) { o.B = 1, o.L = 2100, o.H = 3, o.P = 72, o.N = 128, o.G = 1; });
   for (int skip : {0, 2}) add([&](SsdCase& o) { o.skip = skip; });
   for (int docs : {0, 1, 2}) {
     for (int bits = 0; bits < 8; ++bits) {

@@ -2,7 +2,7 @@
 // ssd for CUDA, forward and step. One pass through time finds the state before every chunk
 // (ssd_states_cuda.cu); then all chunks are computed at once, a block a chunk and some heads of a
 // group, which share C B^T: y = (decays * C B^T) X + exp(l) C S^T + D X.
-#include "kernels/ssd_cuda.cuh"
+#include "kernels/ssd_cluster.cuh"
 #include "kernels/step.cuh"
 
 namespace mamba::cuda {
@@ -206,6 +206,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   const int32_t end = first + a.per_block < of_group ? first + a.per_block : of_group;
   const int64_t b = blockIdx.z;
   const ForwardBlock<T, NP> block{a, memory, b, split / a.splits, first, end};
+  wait_for_previous();
   const int64_t count = p.chunk_count(b);
   for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
     block.run(p.chunk(b, c));
@@ -227,9 +228,39 @@ int64_t heads_of_block(int64_t of_group, int64_t groups) {
   return best;
 }
 
+// One kernel where the heads are too few for a card; false where it cannot be.
+template <class T>
+bool forward_cluster(Stream& stream, const SsdArgs& a) {
+  constexpr int64_t kFew = 66;
+  const int64_t parts = ceil_div(a.P, kPart);
+  if (!stream.overlaps || a.doc_ids || a.L == 0 || padded_states(a.N) != kClusterStates ||
+      a.B * a.H * parts > kFew) {
+    return false;
+  }
+  ClusterArgs<T> c{};
+  c.x = source<T>(a.x, a.x_stride, a.P);
+  c.B = source<T>(a.Bm, a.B_stride, a.N), c.C = source<T>(a.Cm, a.C_stride, a.N);
+  if (!c.x.aligned || !c.B.aligned || !c.C.aligned) return false;
+  Plan& p = c.plan;
+  p.B = a.B, p.L = a.L, p.H = a.H, p.P = a.P, p.N = a.N, p.G = a.G;
+  p.parts = static_cast<int32_t>(parts);
+  p.of_group = static_cast<int32_t>(a.H / a.G);
+  p.max_chunks = ceil_div(a.L, kChunk);
+  c.in = step_input(a), c.in_type = a.dt.dtype;
+  c.D = a.D.as<float>(), c.D_has_hdim = a.D_has_hdim;
+  c.first = a.S0.as<float>(), c.last = a.ST.as<float>(), c.state_stride = a.s_stride;
+  c.y = a.y.as<T>(), c.y_stride = a.y_stride;
+  c.y_aligned = rows_aligned(a.y, a.y_stride, 16) && a.P * dtype_size(a.y.dtype) % 16 == 0;
+  launch_cluster(stream, "ssd_forward", c);
+  return true;
+}
+
 template <class T>
 void forward(Stream& stream, const SsdArgs& a) {
   constexpr const char* kName = "ssd_forward";
+  if constexpr (sizeof(T) == 2) {
+    if (forward_cluster<T>(stream, a)) return;
+  }
   const int64_t NP = padded_states(a.N);
   Forward<T> f{};
   StatesArgs<T> s{};

@@ -195,6 +195,52 @@ __device__ __forceinline__ void load_steps(Steps& to, const Plan& plan, int64_t 
   }
 }
 
+// Step sizes of two tokens of a chunk, 2 lane and the next, and the log2 of the decay since its
+// start in two parts. Sums in f64, so that differences of large sums stay exact. A token beyond the
+// chunk's length has step 0.
+struct TwoSteps {
+  float d[2], high[2], low[2];
+};
+__device__ __forceinline__ void raw_steps(const Plan& p, const StepInput& in, DType type, int64_t b,
+                                          int64_t h, const Chunk& chunk, float (&raw)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int at = 2 * static_cast<int>(threadIdx.x % kWarp) + i;
+    if (at >= chunk.length) continue;
+    const int64_t from = p.row(b, chunk.first + at) * in.stride + h;
+    raw[i] = type == DType::kBF16  ? load(static_cast<const bf16*>(in.dt) + from)
+             : type == DType::kF16 ? load(static_cast<const f16*>(in.dt) + from)
+                                   : static_cast<const float*>(in.dt)[from];
+  }
+}
+__device__ __forceinline__ TwoSteps two_steps(const StepInput& in, const Chunk& chunk,
+                                              const float (&raw)[2], double rate, float bias) {
+  const int lane = threadIdx.x % kWarp;
+  TwoSteps to;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    to.d[i] = 2 * lane + i < chunk.length ? limited(soft(raw[i] + bias), in.dt_min, in.dt_max) : 0;
+  }
+  const double sum[2] = {to.d[0] * rate, to.d[0] * rate + to.d[1] * rate};
+  double before = sum[1];
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const double from = __shfl_up_sync(kAllLanes, before, offset);
+    if (lane >= offset) before += from;
+  }
+  before -= sum[1];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const double total = before + sum[i];
+    to.high[i] = static_cast<float>(total);
+    to.low[i] = static_cast<float>(total - to.high[i]);
+  }
+  return to;
+}
+__device__ __forceinline__ double log2_rate(const StepInput& in, int64_t h) {
+  return static_cast<double>(in.A[h]) * 1.4426950408889634;
+}
+
 template <class T>
 constexpr bool kExactDecay = sizeof(T) == 4;
 

@@ -2,6 +2,7 @@
 // ssd for CUDA, the part that goes through time: chunks, step sizes and decays, and the state
 // before (or its gradient after) every chunk, kept in registers from chunk to chunk, or for few
 // heads by a chain through what the chunks add.
+#include "kernels/cluster.cuh"
 #include "kernels/ssd_cuda.cuh"
 
 namespace mamba::cuda::ssd {
@@ -56,48 +57,28 @@ __global__ void __launch_bounds__(kWarp) chunks_kernel(const __grid_constant__ P
   if (lane == 0) p.count[b] = chunk;
 }
 
-// A warp a head: 64 tokens of a chunk. Sums in f64, so that differences of large sums stay exact.
-template <class T>
+// A warp a head: 64 tokens of a chunk.
 __global__ void __launch_bounds__(256)
-    steps_kernel(const __grid_constant__ Plan p, const __grid_constant__ StepInput in) {
+    steps_kernel(const __grid_constant__ Plan p, const __grid_constant__ StepInput in, DType type) {
   const int64_t b = blockIdx.z, h = static_cast<int64_t>(blockIdx.y) * 8 + threadIdx.x / kWarp;
   if (h >= p.H) return;
-  const int lane = threadIdx.x % kWarp;
-  const int64_t count = p.chunk_count(b);
-  const double rate = static_cast<double>(in.A[h]) * 1.4426950408889634;
+  const double rate = log2_rate(in, h);
   const float bias = in.bias[h];
+  wait_for_previous();
+  const int64_t count = p.chunk_count(b);
   for (int64_t c = blockIdx.x; c < count; c += gridDim.x) {
     const Chunk chunk = p.chunk(b, c);
-    float d[2];
-    double sum[2];
+    float raw[2] = {};
+    raw_steps(p, in, type, b, h, chunk, raw);
+    const TwoSteps steps = two_steps(in, chunk, raw, rate, bias);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int at = 2 * lane + i;
-      d[i] = 0;
-      if (at < chunk.length) {
-        const T* dt = static_cast<const T*>(in.dt) + p.row(b, chunk.first + at) * in.stride;
-        d[i] = limited(soft(load(dt + h) + bias), in.dt_min, in.dt_max);
-      }
-    }
-    sum[0] = d[0] * rate;
-    sum[1] = sum[0] + d[1] * rate;
-    double before = sum[1];
-#pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const double from = __shfl_up_sync(kAllLanes, before, offset);
-      if (lane >= offset) before += from;
-    }
-    before -= sum[1];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int at = 2 * lane + i;
+      const int at = 2 * (threadIdx.x % kWarp) + i;
       if (at >= chunk.length) continue;
       const int64_t to = (b * p.H + h) * p.L + chunk.first + at;
-      const double total = before + sum[i];
-      const float high = static_cast<float>(total);
-      p.d[to] = d[i];
-      p.high[to] = high;
-      p.low[to] = static_cast<float>(total - high);
+      p.d[to] = steps.d[i];
+      p.high[to] = steps.high[i];
+      p.low[to] = steps.low[i];
     }
   }
 }
@@ -318,6 +299,7 @@ __global__ void __launch_bounds__(kThreads<NT>)
   const int32_t h = job / a.plan.parts, k = static_cast<int32_t>(blockIdx.z);
   StatesWalk<T, NT, reverse, alone> walk{
       a, memory, blockIdx.y, h, job % a.plan.parts, h / a.plan.of_group, n0, NP, k, {}};
+  wait_for_previous();
   walk.run();
 }
 
@@ -336,6 +318,7 @@ __global__ void __launch_bounds__(256)
   const int32_t chunks = a.split.chunks;
   const float* adds = a.split.states + b * chunks * all + i;
   const float* decays = a.split.decay + b * chunks * p.H + h;
+  wait_for_previous();
   float s[4];
 #pragma unroll
   for (int e = 0; e < 4; ++e) {
@@ -384,9 +367,7 @@ void prepare(Stream& stream, const char* name, const Plan& plan, const StepInput
   const int64_t likely = 2 * ceil_div(plan.L, kChunk);
   const dim3 grid(static_cast<unsigned>(plan.max_chunks < likely ? plan.max_chunks : likely),
                   static_cast<unsigned>(ceil_div(plan.H, 8)), static_cast<unsigned>(plan.B));
-  with_type(type, [&]<class T>() {
-    launch(stream, name, steps_kernel<T>, grid, dim3(256), 0, plan, in);
-  });
+  launch_early(stream, name, steps_kernel, grid, dim3(256), 0, plan, in, type);
 }
 
 void clear_padding(Stream& stream, const char* name, const Plan& plan, Buf to, int64_t stride,
@@ -405,12 +386,18 @@ void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
   const int32_t chunks = a.split.chunks;
   const auto run = [&]<int NT, bool alone = false>() {
     using Memory = StatesMemory<T, NT>;
-    launch(stream, name, states_kernel<T, NT, reverse, alone>,
-           dim3(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B),
-                alone ? static_cast<unsigned>(chunks) : 1),
-           dim3(kThreads<NT>),
-           alone ? offsetof(Memory, stages) + sizeof(typename Memory::Stage) : sizeof(Memory), a,
-           static_cast<int32_t>(NP));
+    const auto kernel = states_kernel<T, NT, reverse, alone>;
+    const dim3 grid(static_cast<unsigned>(heads * (NP / NT)), static_cast<unsigned>(a.plan.B),
+                    alone ? static_cast<unsigned>(chunks) : 1);
+    const size_t shared =
+        alone ? offsetof(Memory, stages) + sizeof(typename Memory::Stage) : sizeof(Memory);
+    // Few blocks that run for long are launched when the card is free, so that they lie evenly.
+    if constexpr (alone) {
+      launch_clusters(stream, name, kernel, grid, dim3(kThreads<NT>), shared, 1, a,
+                      static_cast<int32_t>(NP));
+    } else {
+      launch(stream, name, kernel, grid, dim3(kThreads<NT>), shared, a, static_cast<int32_t>(NP));
+    }
   };
   if (chunks > 0) {
     if (NP == 64) {
@@ -418,10 +405,10 @@ void find_states(Stream& stream, const char* name, const StatesArgs<T>& a) {
     } else {
       run.template operator()<128, true>();
     }
-    launch(stream, name, chain_kernel<T, reverse>,
-           dim3(static_cast<unsigned>(ceil_div(heads * kPart * NP, 4 * 256)),
-                static_cast<unsigned>(a.plan.B)),
-           dim3(256), 0, a, NP);
+    launch_early(stream, name, chain_kernel<T, reverse>,
+                 dim3(static_cast<unsigned>(ceil_div(heads * kPart * NP, 4 * 256)),
+                      static_cast<unsigned>(a.plan.B)),
+                 dim3(256), 0, a, NP);
     return;
   }
   if (heads * a.plan.B * (NP / 64) < 200) {
