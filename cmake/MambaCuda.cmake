@@ -7,11 +7,6 @@ set_property(CACHE MAMBA_CUDA PROPERTY STRINGS AUTO ON OFF)
 # Machine code of data-centre cards, and PTX, which the driver compiles for newer ones.
 set(MAMBA_CUDA_ARCHITECTURES "80-real;90a-real;100" CACHE STRING "CMAKE_CUDA_ARCHITECTURES")
 
-option(MAMBA_CUDA_TRIALS "Kernels that have not passed all their tests on a card (docs/gpu.md)" OFF)
-if(MAMBA_CUDA_TRIALS)
-  add_compile_definitions(MAMBA_CUDA_TRIALS)
-endif()
-
 set(MAMBA_HAS_CUDA OFF)
 if(MAMBA_CUDA)
   find_program(MAMBA_NVCC nvcc HINTS $ENV{CUDACXX} ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin

@@ -16,7 +16,7 @@ namespace mamba {
 namespace {
 
 constexpr double kMargin = 1.005;
-constexpr int64_t kMuch = 200'000'000;  // parameters of a network whose weights no cache holds
+constexpr int64_t kMuch = 500'000'000;  // parameters of a network whose weights no cache holds
 
 SizeRange octave(int64_t v) {
   const int64_t low = v < 1 ? 0 : static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(v)));

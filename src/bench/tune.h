@@ -17,7 +17,7 @@ struct TuneOptions {
   std::vector<int64_t> batches = {1, 2, 4, 8, 16, 32, 64};  // rising
   int64_t rounds = 5;  // over all ways of a class; the fastest median counts
   int64_t steps = 20;  // of a way in a round
-  int64_t most_layers = 8;
+  int64_t most_layers = 16;
   std::function<void(const std::string&)> on_progress = {};
   std::function<bool()> interrupted = {};  // true ends it with `cancelled`
 };

@@ -164,6 +164,7 @@ std::string to_source(const ChoiceFile& file) {
       "// SPDX-License-Identifier: Apache-2.0\n"
       "// Rows measured on one card, by `mamba-cpp tune --to source`; included by choices.cpp "
       "alone.\n"
+      "// clang-format off\n"
       "// {}\nconstexpr ChoiceRow {}[] = {{\n",
       printable(file.hardware), name);
   for (const ChoiceRow& row : file.rows) {
@@ -171,11 +172,11 @@ std::string to_source(const ChoiceFile& file) {
     for (int i = 0; i < kWays; ++i) {
       measured += fmt::format("{}{:.5g}", i == 0 ? "" : ", ", row.microseconds[i]);
     }
-    text +=
-        fmt::format("    {{Operation::{}, {}, DType::{}, {}, {}, {}, Way::{},\n     {{{}}}}},\n",
-                    enumerator(name_of(row.operation)), row.any_type, type_source(row.type),
-                    source_of(row.rows), source_of(row.size), source_of(row.depth),
-                    enumerator(name_of(row.winner)), measured);
+    text += fmt::format(
+        "    {{Operation::{}, {}, DType::{}, {}, {}, {},\n     Way::{},\n     {{{}}}}},\n",
+        enumerator(name_of(row.operation)), row.any_type, type_source(row.type),
+        source_of(row.rows), source_of(row.size), source_of(row.depth),
+        enumerator(name_of(row.winner)), measured);
   }
   return text + fmt::format("}};\nconstexpr CardRows kCards[] = {{{{{{{}, {}}}, {}, {}}}}};\n",
                             file.card.capability, file.card.multiprocessors, name,

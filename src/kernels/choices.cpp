@@ -28,11 +28,14 @@ constexpr ChoiceRow kGenericRows[] = {
     // One row by multiply-adds, but short rows of many weights on tensor cores.
     row(Operation::kLinear, {1, 1}, from(64 * 132), to(1535), Way::kTensor),
     row(Operation::kLinear, {1, 1}, kAny, kAny, Way::kRow),
+    // More rows in tiles where the weight is small; shallow ones on tensor cores as they come.
+    row(Operation::kLinear, {2, 16}, kAny, to(63), Way::kTensor),
+    row(Operation::kLinear, {2, 64}, to(4095), to(2047), Way::kTiles),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kTensor),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kPlain),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kOneDnn),
     row(Operation::kLinear, kAny, kAny, kAny, Way::kGeneral),
-    row(Operation::kLinear, kAny, kAny, kAny, Way::kTiles),  // on trial
+    row(Operation::kLinear, kAny, kAny, kAny, Way::kTiles),
     row(Operation::kNormLinear, kAny, kAny, kAny, Way::kFused),
     row(Operation::kNormLinear, kAny, kAny, kAny, Way::kSequence),
     row(Operation::kLinearQ, kAny, kAny, kAny, Way::kFewRows),
@@ -43,10 +46,12 @@ constexpr ChoiceRow kGenericRows[] = {
     // have done soon.
     row(Operation::kMamba1Step, from(17), kAny, kAny, Way::kSequence),
     row(Operation::kMamba1Step, kAny, from(132 * 256), kAny, Way::kFused2),
+    row(Operation::kMamba1Step, kAny, kAny, kAny, Way::kFusedInput),
     row(Operation::kMamba1Step, kAny, kAny, kAny, Way::kFused8),
     row(Operation::kMamba2Step, kAny, from(96), kAny, Way::kFusedConvolved),
+    // Every warp norms the row anew.
+    row(Operation::kMamba2Step, kAny, kAny, to(2048), Way::kFusedProduct),
     row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kFused),
-    row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kFusedProduct),  // on trial
     row(Operation::kMamba2Step, kAny, kAny, kAny, Way::kSequence),
 };
 
@@ -77,6 +82,7 @@ constexpr WayText kWayTexts[kWays] = {
     {"fused_8", "fused, eight threads a channel"},
     {"fused_2", "fused, two threads a channel"},
     {"fused_product", "fused, the norm inside the product behind it"},
+    {"fused_input", "fused, convolved inside the product in front of it"},
 };
 constexpr const char* kOperationNames[kOperations] = {
     "linear", "norm_linear", "linear_q", "scan_step", "mamba1_step", "mamba2_step",
@@ -268,8 +274,7 @@ Request linear_request(const LinearShape& s) noexcept {
   if (whole && narrow && s.M <= kMostTensorRows) ways |= bit(Way::kTensor);
   // Dimensions of tiles are 32 bits.
   const bool small = s.N <= INT32_MAX / 2 && s.K <= INT32_MAX / 2;
-  if (whole && narrow && small && s.engine && s.x != DType::kF32 && s.M <= kMostTileRows &&
-      kTrials) {
+  if (whole && narrow && small && s.engine && s.x != DType::kF32 && s.M <= kMostTileRows) {
     ways |= bit(Way::kTiles);
   }
   if (whole && s.x == DType::kF32 && s.product == Product::kF32 && s.M <= kMostPlainRows) {
@@ -300,12 +305,13 @@ Request scan_step_request(int64_t B, int64_t E, DType type, bool fits) noexcept 
   return {Operation::kScanStep, type, B, B * E, E, ways};
 }
 
-Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks) noexcept {
+Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks, bool input) noexcept {
   Request r = {Operation::kMamba1Step, type, B, B * E, E, bit(Way::kSequence)};
   if (in_blocks) {
     r.why_not = "x_proj or dt_proj in blocks, which take the sequence of kernels";
   } else {
     r.possible |= bit(Way::kFused2) | bit(Way::kFused8);
+    if (B == 1 && input) r.possible |= bit(Way::kFusedInput);
   }
   return r;
 }
@@ -316,7 +322,7 @@ Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool ve
   Request r = {Operation::kMamba2Step, type, B, B * H * ((P + 63) / 64), H * P, bit(Way::kFused)};
   if (B <= kMostBlocks) r.possible |= bit(Way::kSequence);
   if (B <= kMostBlocks && vectors) r.possible |= bit(Way::kFusedConvolved);
-  if (B == 1 && product && kTrials) r.possible |= bit(Way::kFusedProduct);
+  if (B == 1 && product) r.possible |= bit(Way::kFusedProduct);
   return r;
 }
 

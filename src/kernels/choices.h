@@ -43,15 +43,9 @@ enum class Way : uint8_t {
   kFused8,          // mamba1_step, eight threads a channel
   kFused2,          // mamba1_step, two threads a channel
   kFusedProduct,    // mamba2_step of one row, its norm inside the product behind it
+  kFusedInput,      // mamba1_step of one row, convolved inside the product in front of it
 };
-inline constexpr int kWays = 15;
-// Ways on trial (kTiles, kFusedProduct), which have not passed all their tests on a card: nothing
-// takes them but a program built with MAMBA_CUDA_TRIALS.
-#ifdef MAMBA_CUDA_TRIALS
-inline constexpr bool kTrials = true;
-#else
-inline constexpr bool kTrials = false;
-#endif
+inline constexpr int kWays = 16;
 
 constexpr uint32_t bit(Way way) { return 1u << static_cast<int>(way); }
 constexpr bool is_fused(Way way) { return way >= Way::kFused; }
@@ -173,7 +167,7 @@ void only_way(Stream& stream, const Mamba2StepArgs& args, Way way) noexcept;
 // Rows of x, and columns of a row that is normed.
 inline constexpr int kMostTensorRows = 16, kMostTileRows = 64, kMostPlainRows = 8,
                      kMostQuantizedRows = 4;
-inline constexpr int64_t kMostNormed = 1024;
+inline constexpr int64_t kMostNormed = 8192;
 
 // aligned: rows of x and of the weight begin at multiples of 16 bytes. engine: the card has an
 // engine that copies tiles.
@@ -191,8 +185,9 @@ Request norm_linear_request(const LinearShape& shape, DType normed) noexcept;
 Request linear_q_request(int64_t M, int64_t N, int64_t K, DType blocks, bool fits) noexcept;
 // fits: all channels share B and C of at most 16 states.
 Request scan_step_request(int64_t B, int64_t E, DType type, bool fits) noexcept;
-// in_blocks: a weight between the convolution and the scan is.
-Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks) noexcept;
+// in_blocks: a weight between the convolution and the scan is. input: the product in front can
+// convolve.
+Request mamba1_step_request(int64_t B, int64_t E, DType type, bool in_blocks, bool input) noexcept;
 // vectors: the state can be read four elements at a time. product: the one behind it can do the
 // norm.
 Request mamba2_step_request(int64_t B, int64_t H, int64_t P, DType type, bool vectors,

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The product of one row behind the state of Mamba-2, with the norm in front of it: every warp
 // norms the row for itself, a warp a row of the weight, which is on its way before the kernel in
-// front has ended.
-#include "kernels/linear_rows_cuda.cuh"
+// front has ended. Large weights stream.
+#include "kernels/linear_stream_cuda.cuh"
 
 namespace mamba::cuda {
 namespace {
 
-constexpr int kWarps = 4, kThreads = kWarps * kWarp;
-constexpr int kEach = 8;               // columns of a lane in 16 bytes of the weight
-constexpr int kSweep = kWarp * kEach;  // columns of a warp
+using row::kEach, row::kSweep, row::kWarps;
+constexpr int kThreads = kWarps * kWarp;
 
 struct Product {
   int64_t N, K, weight_stride, blocks;  // blocks of warps with rows; the others move the state
@@ -53,12 +52,12 @@ __global__ void __launch_bounds__(kThreads)
   if (n >= p.N) return;
   const int lane = threadIdx.x % kWarp;
   const int64_t first = lane * kEach;
-  const W* row = weight + n * p.weight_stride;
+  const W* of_row = weight + n * p.weight_stride;
   Eight<W> w[held];
   const auto fetch = [&](int64_t k) {
 #pragma unroll
     for (int i = 0; i < held; ++i) {
-      if (k + i * kSweep < p.K) w[i].load(row + k + i * kSweep);
+      if (k + i * kSweep < p.K) w[i].load(of_row + k + i * kSweep);
     }
   };
   fetch(first);
@@ -130,21 +129,91 @@ __global__ void __launch_bounds__(kThreads)
   store(out + n, sum);
 }
 
+// The move of the convolution's state, by threads of which this is one.
+template <class T>
+__device__ __forceinline__ void move_state(const Product& p, const T* input, int64_t thread,
+                                           int64_t threads) {
+  for (int64_t i = thread; i < p.moved; i += threads) {
+    const int64_t c = p.from + i;
+    step::Window window;
+    window.load(p.conv, 0, c);
+    window.shift(p.conv, 0, c, load(input + c));
+  }
+}
+
+// For streaming kernels; the last block moves the state.
+template <class T, int panels>
+struct GatedSource {
+  static constexpr int kBlocks = panels <= 2 ? 3 : 2;
+  Product p;
+  const T *y, *input;
+
+  __device__ __forceinline__ void prepare(const row::Row& r) const {
+    for (int64_t k = threadIdx.x * kEach; k < r.K; k += row::kPanel) {
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(p.norm_weight + k));
+    }
+    if (blockIdx.x + 1 < gridDim.x) return;
+    for (int64_t i = threadIdx.x; i < p.moved; i += row::kStreamThreads) {
+      step::prefetch_window(p.conv, 0, p.from + i);
+    }
+  }
+  template <class W>
+  __device__ __forceinline__ void fill(const row::Row& r, W* to) const {
+    __shared__ float shared[row::kStreamWarps];
+    const int K = static_cast<int>(r.K), mine = static_cast<int>(threadIdx.x) * kEach;
+    float v[panels][kEach], squares = 0;
+#pragma unroll
+    for (int i = 0; i < panels; ++i) {
+      if (mine + i * row::kPanel < K) load_n<kEach>(y + mine + i * row::kPanel, v[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < panels; ++i) {
+      if (mine + i * row::kPanel >= K) continue;
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) squares = fmaf(v[i][j], v[i][j], squares);
+    }
+    squares = block_sum<row::kStreamThreads>(squares, shared);
+    const float s = 1.0f / sqrtf(squares / static_cast<float>(K) + p.eps);
+#pragma unroll
+    for (int i = 0; i < panels; ++i) {
+      const int k = mine + i * row::kPanel;
+      if (k >= K) continue;
+      float scale[kEach];
+      load_n<kEach>(p.norm_weight + k, scale);
+#pragma unroll
+      for (int j = 0; j < kEach; ++j) {
+        v[i][j] = to_float(from_float<T>(v[i][j] * (s * scale[j])));
+      }
+      store_n<kEach>(to + k, v[i]);
+    }
+    if (blockIdx.x + 1 == gridDim.x) move_state(p, input, threadIdx.x, row::kStreamThreads);
+  }
+};
+
 }  // namespace
 
-void multiply_gated_row(Stream& stream, const char* name, const LinearArgs& a, const GatedRow& row,
+void multiply_gated_row(Stream& stream, const char* name, const LinearArgs& a, const GatedRow& in,
                         CBuf weight, int64_t weight_stride) noexcept {
   Product p{};
   p.N = a.N, p.K = a.K, p.weight_stride = weight_stride, p.blocks = ceil_div(a.N, kWarps);
-  p.bias = a.bias.as<float>(), p.norm_weight = row.norm_weight, p.eps = row.eps;
-  p.conv = row.conv, p.from = row.from, p.moved = row.moved;
+  p.bias = a.bias.as<float>(), p.norm_weight = in.norm_weight, p.eps = in.eps;
+  p.conv = in.conv, p.from = in.from, p.moved = in.moved;
   const dim3 grid(static_cast<unsigned>(p.blocks + ceil_div(p.moved, kThreads)));
   with_type(a.y.dtype, [&]<class Y>() {
-    with_training_type(row.y.dtype, [&]<class T>() {
+    with_training_type(in.y.dtype, [&]<class T>() {
       const auto run = [&](auto* kernel) {
         launch_early(stream, name, kernel, grid, dim3(kThreads), 0, p, weight.as<bf16>(),
-                     row.y.as<T>(), row.conv_input.as<T>(), a.y.as<Y>());
+                     in.y.as<T>(), in.conv_input.as<T>(), a.y.as<Y>());
       };
+      const row::Row r = row::row_of(a, weight_stride);
+      if (row::is_streamed(r) && p.K <= row::kPanels * row::kPanel) {
+        const auto stream_of = [&]<int panels>() {
+          const GatedSource<T, panels> source = {p, in.y.as<T>(), in.conv_input.as<T>()};
+          row::launch_stream(stream, name, r, weight.as<bf16>(), source, a.y.as<Y>());
+        };
+        return p.K <= 2 * row::kPanel ? stream_of.template operator()<2>()
+                                      : stream_of.template operator()<row::kPanels>();
+      }
       if (p.K <= 4 * kSweep) return run(gated_kernel<bf16, T, Y, 4, true>);
       if (p.K <= 6 * kSweep) return run(gated_kernel<bf16, T, Y, 6, true>);
       run(gated_kernel<bf16, T, Y, 10, false>);

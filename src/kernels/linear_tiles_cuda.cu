@@ -38,8 +38,10 @@ struct Shares {
   static constexpr int kMineAcross = kAcross / kPlacesAcross / 8;  // 8 rows of the weight each
   static constexpr int kRows = 16 * kDown;
   static constexpr int kTileBytes = (kAcross + kRows) * kTileRowBytes;
-  static constexpr int kRing =
-      kMostRing / kTileBytes < kMostTiles ? kMostRing / kTileBytes : kMostTiles;
+  // A place of the ring belongs to one group: the parity that it waits for would mean another tile
+  // where that of another group has not come yet.
+  static constexpr int kMost = kMostRing / kTileBytes;
+  static constexpr int kRing = (kMost < kMostTiles ? kMost : kMostTiles) / kGroups * kGroups;
   static constexpr int kSumStride = kAcross + 8;  // of a row of sums: other banks
   static constexpr int kSumsBytes = kGroups * kRows * kSumStride * 4;
   static constexpr int kReceivedBytes = kRows * kAcross * 4;

@@ -2,10 +2,11 @@
 // mamba1_step: one token of Mamba-1 between in_proj and out_proj, for each of B sequences.
 #pragma once
 
-#include "kernels/linear.h"
+#include "kernels/norm_linear.h"
 
 namespace mamba {
 
+//   with `input` first norm_linear, which makes xz;
 //   x = act(conv(x));  [dt; B; C] = W_x x;  each through its weightless rms norm where norms;
 //   delta = softplus(W_dt dt + dt_bias);  h <- exp(delta A) h + delta B x;
 //   y = (C . h + D x) silu(z)
@@ -38,6 +39,8 @@ struct Mamba1StepArgs {
   Buf conv_x, x_dbl, normed, delta;
   Buf y;  // (B, E), row stride y_stride; of the type of xz
   int64_t y_stride;
+  // What is to be done in front of this and writes xz; none where its product's y is null.
+  NormLinearArgs input;
 };
 
 }  // namespace mamba

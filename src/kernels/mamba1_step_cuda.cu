@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // mamba1_step for CUDA in two kernels. The first computes the convolution of 256 channels and their
-// part of x_proj, for some of its outputs; the second adds up the parts, and does dt_proj, the
-// scan, the gate and the move of the convolution's state. What is convolved is computed again
-// wherever it is needed, which is cheaper than a kernel more. A trip to memory takes longer than
-// all arithmetic, so either kernel makes one behind the kernel in front. Weights in blocks take the
-// sequence of kernels.
+// part of x_proj, for some of its outputs, or of fewer inside the product in front; the second adds
+// up the parts, and does dt_proj, the scan, the gate and the move of the convolution's state. What
+// is convolved is computed again wherever it is needed, which is cheaper than a kernel more. A trip
+// to memory takes longer than all arithmetic, so either kernel makes one behind the kernel in
+// front. Weights in blocks take the sequence of kernels.
 #include "kernels/choices.h"
 #include "kernels/linear_packed_cuda.cuh"
+#include "kernels/linear_rows_cuda.cuh"
 #include "kernels/scan_cuda.cuh"
 #include "kernels/step.cuh"
 #include "kernels/step_sequence.h"
@@ -22,6 +23,7 @@ constexpr int kEach = 8;               // columns of a weight that a lane takes 
 constexpr int kSlice = kWarp * kEach;  // channels of a part of x_proj
 constexpr int kStates = 16;            // of a channel in registers, of all its threads
 constexpr int kHeld = 48;              // inputs of dt_proj likewise
+constexpr int kFewSlices = 8;          // parts of x_proj that one thread adds up
 constexpr int64_t kBlocks = 4 * 132;   // that rows are split up to fill
 constexpr int64_t kMaxGridZ = 65535;
 
@@ -188,6 +190,33 @@ __device__ __forceinline__ float add_parts(const Advance<T>& a, int64_t b, int64
   return sum;
 }
 
+// All outputs of many parts to dbl, by four: groups of threads take slices by turns. room: as many
+// values again for each group.
+template <class T>
+__device__ __forceinline__ void add_many_parts(const Advance<T>& a, int64_t b, float* dbl,
+                                               float* room) {
+  const int tid = threadIdx.x, width = static_cast<int>(a.R + 2 * a.N), fours = width / 4;
+  const int groups = kThreads / fours, group = tid / fours;
+  const float* from = a.partial + b * a.slices * width + tid % fours * 4;
+  if (group < groups) {
+    float sum[4] = {};
+#pragma unroll 8
+    for (int64_t s = group; s < a.slices; s += groups) {
+      float v[4];
+      load_n<4>(from + s * width, v);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[i] = __fadd_rn(sum[i], v[i]);
+    }
+    store_n<4>(room + group * width + tid % fours * 4, sum);
+  }
+  __syncthreads();
+  for (int i = tid; i < width; i += kThreads) {
+    float sum = 0;
+    for (int g = 0; g < groups; ++g) sum = __fadd_rn(sum, room[g * width + i]);
+    dbl[i] = sum;
+  }
+}
+
 // kParts threads share a channel: the inputs of dt_proj, eight at a time, and the states, each by
 // turns. A block has 256 / kParts channels of every gridDim.y-th row.
 template <class T, class W, int kParts>
@@ -195,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, 3)
     advance_kernel(const __grid_constant__ Advance<T> a) {
   constexpr int kChannels = kThreads / kParts, kMyStates = kStates / kParts,
                 kMyInputs = (kHeld / kEach + kParts - 1) / kParts;
-  extern __shared__ float dbl[];  // dt (R), B (N), C (N)
+  extern __shared__ __align__(16) float dbl[];  // dt (R), B (N), C (N), room of add_many_parts
   __shared__ float parts[kParts][kChannels];
   const int tid = threadIdx.x, mine = tid % kChannels, part = tid / kChannels;
   const int64_t width = a.R + 2 * a.N;
@@ -241,7 +270,11 @@ __global__ void __launch_bounds__(kThreads, 3)
     const float z = load(a.xz + b * a.xz_stride + a.E + c);
     step::Window window;
     window.load(a.conv, b, c);
-    for (int64_t i = tid; i < width; i += kThreads) dbl[i] = add_parts(a, b, i);
+    if (a.slices <= kFewSlices || width % 4 != 0 || width > 4 * kThreads) {
+      for (int64_t i = tid; i < width; i += kThreads) dbl[i] = add_parts(a, b, i);
+    } else {
+      add_many_parts(a, b, dbl, dbl + width);
+    }
     __syncthreads();
     if (a.norms) {
       const int warp = tid / kWarp;
@@ -328,32 +361,53 @@ void project(Stream& stream, const char* name, const Project<T>& p) {
   }
 }
 
+// The weight of the product in front, as a matrix in rows.
+Matrix matrix_in_front(const Mamba1StepArgs& a) {
+  return matrix_of(a.input.product.weight, a.input.product.packed, a.input.product.K);
+}
+
+// Whether the product in front can convolve.
+bool takes_input(const Mamba1StepArgs& a, const Matrix& x_weight) {
+  const LinearArgs& product = a.input.product;
+  const RmsNormArgs& norm = a.input.norm;
+  if (!product.y || a.B != 1) return false;
+  const Matrix weight = matrix_in_front(a);
+  const int64_t width = a.R + 2 * a.N, channels = convolved_channels(product.K);
+  const bool types = weight.dtype == DType::kBF16 && x_weight.dtype == DType::kBF16 &&
+                     norm.y.dtype == DType::kBF16 &&
+                     (norm.x.dtype == DType::kBF16 || norm.x.dtype == DType::kF32);
+  const bool sizes = channels != 0 && a.E % channels == 0 && width % 4 == 0 &&
+                     width <= kMostConvolvedOutputs && product.N == 2 * a.E && product.K >= 8 &&
+                     product.K % 8 == 0;
+  const bool aligned = weight.aligned && x_weight.aligned && rows_aligned(norm.x, 0, 16) &&
+                       rows_aligned(norm.residual, 0, 16) &&
+                       rows_aligned(norm.residual_out, 0, 16) && rows_aligned(norm.weight, 0, 16);
+  return types && sizes && aligned && !product.accumulate && product.y.data == a.xz.data &&
+         product.y.dtype == a.xz.dtype;
+}
+
 template <class T>
-void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matrix& x_weight,
-           const Matrix& dt_weight, Way way) {
-  const int64_t width = a.R + 2 * a.N, slices = ceil_div(a.E, kSlice);
-  float* partial = stream.scratch<float>(a.B * slices * width);
-  if (partial == nullptr) return;
-  const Conv conv = step::conv_of(a, a.E);
-  const bool round = a.product == Product::kBF16;
-  project(stream, name,
-          Project<T>{a.B, a.E, width, conv, a.xz.as<T>(), a.xz_stride, x_weight, round, partial});
+void advance(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matrix& dt_weight,
+             const float* partial, int64_t slices, Way way) {
+  const int64_t width = a.R + 2 * a.N;
   Advance<T> v{};
   v.B = a.B, v.E = a.E, v.N = a.N, v.R = a.R, v.slices = slices;
-  v.conv = conv;
+  v.conv = step::conv_of(a, a.E);
   v.xz = a.xz.as<T>(), v.xz_stride = a.xz_stride;
   v.partial = partial;
-  v.norms = a.norms, v.round = round, v.norm_eps = static_cast<float>(a.norm_eps);
+  v.norms = a.norms, v.round = a.product == Product::kBF16;
+  v.norm_eps = static_cast<float>(a.norm_eps);
   v.weight = dt_weight;
   v.dt_bias = a.dt_bias.as<float>(), v.A_t = a.A_t.as<float>(), v.D = a.D.as<float>();
   v.h = step::state_buf(a.ssm_state, a.state_stride);
   v.y = a.y.as<T>(), v.y_stride = a.y_stride;
+  const size_t room = slices <= kFewSlices ? 0 : 4 * kThreads;
   const auto run = [&]<int kParts>() {
     const dim3 grid(static_cast<unsigned>(ceil_div(a.E, kThreads / kParts)),
                     static_cast<unsigned>(a.B < kMaxGridZ ? a.B : kMaxGridZ));
     with_type(dt_weight.dtype, [&]<class W>() {
       launch_early(stream, name, advance_kernel<T, W, kParts>, grid, dim3(kThreads),
-                   static_cast<size_t>(width) * sizeof(float), v);
+                   (static_cast<size_t>(width) + room) * sizeof(float), v);
     });
   };
   if (way == Way::kFused2) {
@@ -361,6 +415,29 @@ void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matr
   } else {
     run.template operator()<8>();
   }
+}
+
+template <class T>
+void fused(Stream& stream, const char* name, const Mamba1StepArgs& a, const Matrix& x_weight,
+           const Matrix& dt_weight, Way way) {
+  const int64_t width = a.R + 2 * a.N;
+  const int64_t channels = way == Way::kFusedInput ? convolved_channels(a.input.product.K) : kSlice;
+  const int64_t slices = ceil_div(a.E, channels);
+  float* partial = stream.scratch<float>(a.B * slices * width);
+  if (partial == nullptr) return;
+  const Conv conv = step::conv_of(a, a.E);
+  const bool round = a.product == Product::kBF16;
+  if (way == Way::kFusedInput) {
+    const Matrix weight = matrix_in_front(a);
+    const ConvolvedRow row = {
+        conv, round, static_cast<const bf16*>(x_weight.data), x_weight.stride, width, partial};
+    multiply_convolved_row(stream, name, a.input, row, CBuf(weight.data, weight.dtype),
+                           weight.stride);
+  } else {
+    project(stream, name,
+            Project<T>{a.B, a.E, width, conv, a.xz.as<T>(), a.xz_stride, x_weight, round, partial});
+  }
+  advance<T>(stream, name, a, dt_weight, partial, slices, way);
 }
 
 bool in_blocks(const PackedLinear* packed) {
@@ -373,14 +450,21 @@ void mamba1_step(Stream& stream, const Mamba1StepArgs& a) noexcept {
   const char* name = "mamba1_step";
   if (a.B == 0 || a.E == 0) return;
   const bool blocks = in_blocks(a.x_packed) || in_blocks(a.dt_packed);
-  const Way way = choose(stream, mamba1_step_request(a.B, a.E, a.xz.dtype, blocks)).way;
+  const Matrix x_weight = blocks ? Matrix{} : matrix_of(a.x_weight, a.x_packed, a.E);
+  const bool input = !blocks && takes_input(a, x_weight);
+  const Way way = choose(stream, mamba1_step_request(a.B, a.E, a.xz.dtype, blocks, input)).way;
   if (way == Way::kSequence) return step_in_sequence(cuda_kernels(), stream, a);
   const int64_t width = a.R + 2 * a.N;
   if (a.x_packed != nullptr && !expect_packed(stream, name, *a.x_packed, width, a.E)) return;
   if (a.dt_packed != nullptr && !expect_packed(stream, name, *a.dt_packed, a.E, a.R)) return;
+  if (way != Way::kFusedInput) {
+    if (a.input.product.y) cuda_kernels().norm_linear(stream, a.input);
+  } else if (const LinearArgs& p = a.input.product;
+             p.packed != nullptr && !expect_packed(stream, name, *p.packed, p.N, p.K)) {
+    return;
+  }
   with_type(a.xz.dtype, [&]<class T>() {
-    fused<T>(stream, name, a, matrix_of(a.x_weight, a.x_packed, a.E),
-             matrix_of(a.dt_weight, a.dt_packed, a.R), way);
+    fused<T>(stream, name, a, x_weight, matrix_of(a.dt_weight, a.dt_packed, a.R), way);
   });
 }
 

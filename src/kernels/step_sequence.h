@@ -47,6 +47,7 @@ MAMBA_INLINE void step_norms(const Kernels& k, Stream& stream, const Mamba1StepA
 }
 
 MAMBA_INLINE void step_in_sequence(const Kernels& k, Stream& stream, const Mamba1StepArgs& a) {
+  if (a.input.product.y) k.norm_linear(stream, a.input);
   const int64_t W = a.R + 2 * a.N;
   Conv1dArgs conv{};
   conv.B = a.B, conv.L = 1, conv.C = a.E, conv.K = a.K, conv.silu = a.conv_silu;

@@ -63,7 +63,7 @@ std::vector<Request> requests() {
       for (const bool fits : {false, true}) {
         all.push_back(linear_q_request(rows, size, 768, DType::kQ8_0, fits));
         all.push_back(scan_step_request(rows, size, DType::kBF16, fits));
-        all.push_back(mamba1_step_request(rows, size, DType::kF32, fits));
+        all.push_back(mamba1_step_request(rows, size, DType::kF32, fits, !fits));
         all.push_back(mamba2_step_request(rows, 4, size, DType::kBF16, fits, false));
         all.push_back(mamba2_step_request(rows, 4, size, DType::kBF16, fits, true));
       }
@@ -108,17 +108,29 @@ TEST(Choices, GenericRowsAreTheMeasuredBorders) {
   EXPECT_EQ(way_of_linear(2, 3072, 768, DType::kBF16), Way::kTensor);
   EXPECT_EQ(way_of_linear(16, 3072, 768, DType::kF16), Way::kTensor);
   EXPECT_EQ(way_of_linear(17, 3072, 768, DType::kBF16), Way::kGeneral);
-  // Of cards that copy tiles too, but for what tune finds.
-  const LinearShape tiles = {17, 3072, 768, DType::kBF16, DType::kBF16, Product::kBF16, true, true};
-  EXPECT_EQ(choose(Choices{}, linear_request(tiles)).way, Way::kGeneral);
-  EXPECT_EQ(linear_request(tiles).possible, bit(Way::kGeneral) | (kTrials ? bit(Way::kTiles) : 0));
+  // Of cards that copy tiles.
+  const auto tiled = [](int64_t M, int64_t N, int64_t K) {
+    return choose(Choices{},
+                  linear_request({M, N, K, DType::kBF16, DType::kBF16, Product::kBF16, true, true}))
+        .way;
+  };
+  EXPECT_EQ(tiled(1, 3072, 768), Way::kRow);
+  EXPECT_EQ(tiled(2, 3072, 768), Way::kTiles);
+  EXPECT_EQ(tiled(64, 80, 1536), Way::kTiles);
+  EXPECT_EQ(tiled(16, 1536, 48), Way::kTensor);
+  EXPECT_EQ(tiled(17, 1536, 48), Way::kTiles);
+  EXPECT_EQ(tiled(65, 3072, 768), Way::kGeneral);
+  EXPECT_EQ(tiled(16, 50280, 768), Way::kTensor);
+  EXPECT_EQ(tiled(64, 50280, 768), Way::kGeneral);
   EXPECT_EQ(way_of_linear(1, 50280, 768, DType::kF32), Way::kPlain);
   EXPECT_EQ(way_of_linear(8, 50280, 768, DType::kF32), Way::kPlain);
   EXPECT_EQ(way_of_linear(9, 50280, 768, DType::kF32), Way::kGeneral);
   EXPECT_EQ(way_of_linear(1, 64, 7, DType::kBF16), Way::kGeneral);
-  const auto step1 = [](int64_t B, int64_t E, bool blocks) {
-    return choose(Choices{}, mamba1_step_request(B, E, DType::kBF16, blocks)).way;
+  const auto step1 = [](int64_t B, int64_t E, bool blocks, bool input = false) {
+    return choose(Choices{}, mamba1_step_request(B, E, DType::kBF16, blocks, input)).way;
   };
+  EXPECT_EQ(step1(1, 1536, false, true), Way::kFusedInput);
+  EXPECT_EQ(step1(2, 1536, false, true), Way::kFused8);
   EXPECT_EQ(step1(1, 1536, false), Way::kFused8);
   EXPECT_EQ(step1(16, 1536, false), Way::kFused8);
   EXPECT_EQ(step1(16, 2112, false), Way::kFused2);
@@ -127,7 +139,8 @@ TEST(Choices, GenericRowsAreTheMeasuredBorders) {
   const auto step2 = [](int64_t B, int64_t H, bool vectors, bool product = false) {
     return choose(Choices{}, mamba2_step_request(B, H, 64, DType::kBF16, vectors, product)).way;
   };
-  EXPECT_EQ(step2(1, 24, true, true), Way::kFused);
+  EXPECT_EQ(step2(1, 24, true, true), Way::kFusedProduct);
+  EXPECT_EQ(step2(1, 80, true, true), Way::kFused);
   EXPECT_EQ(step2(2, 24, true, true), Way::kFused);
   EXPECT_EQ(step2(1, 24, true), Way::kFused);
   EXPECT_EQ(step2(4, 24, true), Way::kFusedConvolved);
@@ -146,9 +159,11 @@ TEST(Choices, GenericRowsAreTheMeasuredBorders) {
   EXPECT_EQ(blocks(5, DType::kQ8_0, true), Way::kGeneral);
   EXPECT_EQ(blocks(1, DType::kQ4_K, true), Way::kGeneral);
   EXPECT_EQ(blocks(1, DType::kQ8_0, false), Way::kGeneral);
-  const LinearShape one = {1, 3072, 1024, DType::kBF16, DType::kF32, Product::kBF16, true};
+  LinearShape one = {1, 3072, kMostNormed, DType::kBF16, DType::kF32, Product::kBF16, true};
   EXPECT_EQ(choose(Choices{}, norm_linear_request(one, DType::kBF16)).way, Way::kFused);
   EXPECT_EQ(choose(Choices{}, norm_linear_request(one, DType::kF32)).way, Way::kSequence);
+  one.K += 8;
+  EXPECT_EQ(choose(Choices{}, norm_linear_request(one, DType::kBF16)).way, Way::kSequence);
 }
 
 TEST(Choices, FileCountsBeforeCardBeforeGeneric) {
@@ -182,10 +197,10 @@ TEST(Choices, FileCountsBeforeCardBeforeGeneric) {
 TEST(Choices, BackendFusedTakesWhatThereIsOrRefuses) {
   Choices choices;
   choices.mode = BackendMode::kFused;
-  const Choice many = choose(choices, mamba1_step_request(64, 1536, DType::kBF16, false));
+  const Choice many = choose(choices, mamba1_step_request(64, 1536, DType::kBF16, false, false));
   EXPECT_EQ(many.way, Way::kFused2);
   EXPECT_EQ(many.why, Why::kBackend);
-  const Request blocks = mamba1_step_request(1, 1536, DType::kBF16, true);
+  const Request blocks = mamba1_step_request(1, 1536, DType::kBF16, true, false);
   EXPECT_EQ(choose(choices, blocks).why, Why::kRefused);
   EXPECT_NE(blocks.why_not, nullptr);
   // A norm with several rows has no such kernel, and its two are as good.
@@ -203,10 +218,11 @@ TEST(Choices, StreamRemembersTheFirstRefusalAndTellsItsLog) {
     static_cast<std::vector<Way>*>(log)->push_back(choice.way);
   };
   Stream stream;
-  EXPECT_EQ(choose(stream, mamba1_step_request(1, 64, DType::kF32, false)).way, Way::kFused8);
+  EXPECT_EQ(choose(stream, mamba1_step_request(1, 64, DType::kF32, false, false)).way,
+            Way::kFused8);
   stream.choices = &choices;
-  choose(stream, mamba1_step_request(1, 64, DType::kF32, true));
-  choose(stream, mamba1_step_request(2, 64, DType::kF32, true));
+  choose(stream, mamba1_step_request(1, 64, DType::kF32, true, false));
+  choose(stream, mamba1_step_request(2, 64, DType::kF32, true, false));
   EXPECT_TRUE(choices.refused);
   EXPECT_EQ(choices.refusal.rows, 1);
   EXPECT_EQ(told, (std::vector<Way>{Way::kSequence, Way::kSequence}));

@@ -332,6 +332,33 @@ TEST(Linear, ARowOnAGpuDoesNotDependOnItsPlace) {
   }
 }
 
+// Rows that begin at multiples of 16 bytes, of weights that a GPU's warps walk over.
+TEST(Linear, OneRowOfALargeWeightEqualsTheReference) {
+  const Case large[] = {{1, 1639, 2560, Product::kBF16, true},
+                        {1, 3200, 1536, Product::kBF16, true},
+                        {1, 820, 5128, Product::kBF16, true},
+                        {1, 515, 8192, Product::kBF16, true},
+                        {1, 175, 24640, Product::kBF16, true}};
+  for (const Case& c : large) {
+    const Inputs in(c);
+    const std::vector<double> want = reference_forward(c, in);
+    for_each_backend([&](Device& device) {
+      if (!is_gpu(device)) return;
+      Guarded x(c.K, 0), y(c.N, 0);
+      fill(x, in.x);
+      const CBuf weight(in.weight_bits.data());
+      for (int again = 0; again < 2; ++again) {
+        device.kernels().linear_forward(
+            device.stream(), {c.M, c.N, c.K, c.product, x.data(), c.K, weight, nullptr, CBuf(),
+                              false, y.data(), c.N});
+        device.sync();
+        EXPECT_TRUE(rows_close(y, want, c.M, c.N, 0, bound(c.K))) << c;
+        EXPECT_TRUE(y.intact());
+      }
+    });
+  }
+}
+
 TEST(Linear, ThreadsAndRepetitionDoNotChangeABit) {
   const std::function<std::vector<float>(Device&, const Case&, const Inputs&)> products[] = {
       [](Device& d, const Case& c, const Inputs& in) { return run_forward(d, c, in); },

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/f16.h"
+#include "kernels/choices.h"
 #include "kernels/linear_packed.h"
 #include "quant/quantize.h"
 #include "support/backends.h"
@@ -381,6 +382,124 @@ TEST(Mamba1Step, StatesInBf16AreRoundedAfterUse) {
         }
       }
     }
+  });
+}
+
+// norm_linear in front, by the step or before it.
+TEST(Mamba1Step, TakesTheProductInFrontOfIt) {
+  struct Front {
+    Options o;
+    int64_t D;
+    bool norm_weight = true, residual = true, packed = false;
+  };
+  const Front list[] = {{{.B = 1, .E = 16, .N = 2, .R = 4}, 8},
+                        {{.B = 1, .E = 48, .R = 4}, 64},
+                        {{.B = 1, .E = 160, .N = 8, .R = 48, .norms = true}, 72, true, true, true},
+                        {{.B = 1, .E = 1536, .R = 48, .gap = 8}, 768, true, true, true},
+                        {{.B = 1, .E = 272, .R = 8, .K = 2, .bias = false}, 760, false},
+                        {{.B = 1, .E = 264, .R = 12, .K = 6}, 776, true, false},
+                        {{.B = 1, .E = 520, .N = 64, .R = 128, .silu = false}, 1024},
+                        {{.B = 1, .E = 520, .N = 64, .R = 132}, 1024},
+                        {{.B = 1, .E = 48, .R = 4}, 1032},
+                        {{.B = 1, .E = 40, .R = 4}, 64},
+                        {{.B = 1, .E = 48, .R = 3}, 64},
+                        {{.B = 2, .E = 48, .R = 4}, 64}};
+  for_each_backend([&](Device& device) {
+    uint32_t& forced = device.choices().forced[static_cast<int>(Operation::kMamba1Step)];
+    forced = device.memory().on_host() ? 0 : bit(Way::kFusedInput);
+    for (const Front& front : list) {
+      SCOPED_TRACE(text(front.o) + " D " + std::to_string(front.D));
+      Options o = front.o;
+      o.product = Product::kBF16;
+      Problem one(o, 10, 0), two(o, 10, 0);
+      const int64_t D = front.D, B = o.B;
+      Random random(11);
+      const auto narrow = [&](int64_t count, double scale) {
+        std::vector<bf16> v;
+        for (int64_t i = 0; i < count; ++i) {
+          v.push_back(to_bf16(static_cast<float>(random.uniform(-scale, scale))));
+        }
+        return v;
+      };
+      const std::vector<bf16> x = narrow(B * D, 1),
+                              in_w = narrow(2 * o.E * D, 2 / std::sqrt(static_cast<double>(D))),
+                              x_w = narrow(one.W * o.E, 2 / std::sqrt(static_cast<double>(o.E)));
+      Field residual(B * D, 0), weight(D, 0), bias(2 * o.E, 0);
+      for (int64_t i = 0; i < B * D; ++i) residual.set(i, random.uniform(-1, 1));
+      for (int64_t i = 0; i < D; ++i) weight.set(i, random.uniform(0.5, 1.5));
+      for (int64_t i = 0; i < 2 * o.E; ++i) bias.set(i, random.uniform(-1, 1));
+      const Kernels& k = device.kernels();
+      PackedLinear *in_packed = nullptr, *x_packed = nullptr;
+      if (front.packed) {
+        k.linear_pack(device.stream(), {2 * o.E, D, Product::kBF16, CBuf(in_w.data()), &in_packed});
+        k.linear_pack(device.stream(), {one.W, o.E, Product::kBF16, CBuf(x_w.data()), &x_packed});
+      }
+      // Activations of CPUs are f32.
+      const bool host = device.memory().on_host();
+      std::vector<float> wide_x;
+      for (const bf16 v : x) wide_x.push_back(to_f32(v));
+      struct Room {
+        Field summed, wide;
+        std::vector<bf16> normed;
+        explicit Room(int64_t count)
+            : summed(count, 0), wide(count, 0), normed(static_cast<size_t>(count)) {}
+      };
+      Room room_one(B * D), room_two(B * D);
+      const auto input = [&](Problem& p, Room& room) {
+        NormLinearArgs a{};
+        a.norm.rows = B, a.norm.dim = D, a.norm.eps = 1e-5;
+        a.norm.x = host ? CBuf(wide_x.data()) : CBuf(x.data()), a.norm.x_stride = D;
+        if (front.residual) a.norm.residual = residual.buf<float>();
+        if (front.norm_weight) a.norm.weight = weight.buf<float>();
+        a.norm.residual_out = room.summed.buf<float>();
+        a.norm.y = host ? room.wide.buf<float>() : Buf(room.normed.data()), a.norm.y_stride = D;
+        LinearArgs& product = a.product;
+        product.M = B, product.N = 2 * o.E, product.K = D, product.product = Product::kBF16;
+        product.x = a.norm.y, product.x_stride = D;
+        product.weight = front.packed ? CBuf() : CBuf(in_w.data()), product.packed = in_packed;
+        product.bias = bias.buf<float>();
+        product.y = p.xz.buf<float>(), product.y_stride = 2 * o.E + o.gap;
+        return a;
+      };
+      const auto step = [&](Problem& p) {
+        Mamba1StepArgs a = p.args<float>();
+        a.x_weight = front.packed ? CBuf() : CBuf(x_w.data()), a.x_packed = x_packed;
+        return a;
+      };
+      Mamba1StepArgs whole = step(one);
+      whole.input = input(one, room_one);
+      k.mamba1_step(device.stream(), whole);
+      k.norm_linear(device.stream(), input(two, room_two));
+      k.mamba1_step(device.stream(), step(two));
+      device.sync();
+      k.linear_unpack(device.stream(), {in_packed});
+      k.linear_unpack(device.stream(), {x_packed});
+      const int64_t W = one.W;
+      EXPECT_TRUE(same_bits(room_one.summed.f32.data(), room_two.summed.f32.data(), B * D));
+      if (host) {
+        EXPECT_TRUE(same_bits(one.y.f32.data(), two.y.f32.data(), one.y.f32.size()));
+        EXPECT_TRUE(same_bits(one.state.f32.data(), two.state.f32.data(), one.state.f32.size()));
+      } else {
+        // Sums in another order, and inputs of products on the other side of a tie: of D, E and R
+        // terms, each by 2^-9 of itself.
+        const double each = 0x1p-9 * 3 / std::sqrt(static_cast<double>(std::min({D, o.E, W})));
+        const auto near = [&](const Field& got, const Field& want) {
+          // What is between the rows keeps its values, NaN in y.
+          std::vector<float> left = got.f32.values(), right = want.f32.values();
+          double most = 1e-30;
+          for (size_t i = 0; i < right.size(); ++i) {
+            if (std::isnan(left[i]) && std::isnan(right[i])) left[i] = right[i] = 0;
+            most = std::max<double>(most, std::fabs(right[i]));
+          }
+          return close(left, {right.begin(), right.end()}, each * most, 0);
+        };
+        EXPECT_TRUE(near(one.y, two.y));
+        EXPECT_TRUE(near(one.state, two.state));
+      }
+      EXPECT_TRUE(one.intact());
+      EXPECT_TRUE(room_one.summed.f32.intact());
+    }
+    forced = 0;
   });
 }
 

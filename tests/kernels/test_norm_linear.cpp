@@ -31,13 +31,18 @@ std::vector<Options> cases() {
   for (const int64_t K : {1, 7, 8, 24, 256, 264, 768, 1000, 1024, 1032, 1536}) {
     for (const int64_t M : {1, 2, 5}) list.push_back({.M = M, .K = K});
   }
+  for (const int64_t K : {2560, 2568, 4096, 5120, 8184, 8192, 8200}) list.push_back({.K = K});
+  // Warps of a GPU's kernel that take one row, and more.
+  for (const int64_t N : {1584, 1585, 3175}) list.push_back({.N = N, .K = 2560});
   for (const int64_t N : {1, 3, 5, 130}) list.push_back({.N = N, .K = 768});
   for (int bits = 0; bits < 16; ++bits) {
-    list.push_back({.K = 768,
-                    .residual = (bits & 1) != 0,
-                    .norm_weight = (bits & 2) != 0,
-                    .bias = (bits & 4) != 0,
-                    .accumulate = (bits & 8) != 0});
+    for (const int64_t K : {768, 2560}) {
+      list.push_back({.K = K,
+                      .residual = (bits & 1) != 0,
+                      .norm_weight = (bits & 2) != 0,
+                      .bias = (bits & 4) != 0,
+                      .accumulate = (bits & 8) != 0});
+    }
   }
   return list;
 }

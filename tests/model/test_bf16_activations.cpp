@@ -5,6 +5,7 @@
 
 #include <cmath>
 
+#include "kernels/choices.h"
 #include "model/cases.h"
 #include "model/network.h"
 #include "support/random.h"
@@ -204,6 +205,58 @@ TEST(Bf16Activations, GpusComputeWhatRoundedCpusDo) {
         EXPECT_EQ(gradients(*net, batch, {segments, Recompute::kNone}), got);
         EXPECT_EQ(gradients(*net, batch, {segments, Recompute::kScan}), got);
         EXPECT_EQ(gradients(*net, batch, {segments, Recompute::kBlock}), got);
+      }
+    }
+  }
+}
+
+// A prompt of one sequence and steps behind it.
+Results one_sequence(Network& net, const Tokens& tokens) {
+  const int64_t V = net.config().vocab_size;
+  State state = net.new_state(1);
+  std::vector<float> last(static_cast<size_t>(V));
+  net.forward({1, tokens.L, tokens.ids.data(), nullptr, nullptr}, &state, Logits::kLast,
+              Buf(last.data()), Buf());
+  Results results;
+  for (int32_t i = 0; i < 4; ++i) {  // the later ones are a graph
+    const int32_t next = i;
+    net.step(&next, state, Buf(last.data()));
+    results.emplace_back("logits of step " + std::to_string(i), last);
+  }
+  std::vector<float> values(static_cast<size_t>(state.elements()));
+  state.read(0, values.data());
+  results.emplace_back("states", values);
+  return results;
+}
+
+// Each way of a step of one sequence, where it can run, and tiles for its products.
+TEST(Bf16Activations, EveryWayOfAStepComputesThat) {
+  struct Forced {
+    Operation operation;
+    Way way;
+  };
+  const Forced list[] = {{Operation::kMamba1Step, Way::kFusedInput},
+                         {Operation::kMamba1Step, Way::kFused2},
+                         {Operation::kMamba1Step, Way::kSequence},
+                         {Operation::kMamba2Step, Way::kFusedProduct},
+                         {Operation::kMamba2Step, Way::kFusedConvolved},
+                         {Operation::kMamba2Step, Way::kSequence},
+                         {Operation::kNormLinear, Way::kSequence},
+                         {Operation::kLinear, Way::kTiles},
+                         {Operation::kLinear, Way::kTensor}};
+  for (const std::string& name : Device::available()) {
+    if (name.rfind("cuda:", 0) != 0) continue;
+    for (const auto& [c, L] : tasks()) {
+      const Tokens tokens(c.config.vocab_size, L);
+      const Results want = one_sequence(*make(c.config, rounded_device("cpu:base", 2)), tokens);
+      const auto net = make(c.config, Device::create({name, 1}));
+      for (const Forced& f : list) {
+        SCOPED_TRACE(name + " " + c.name + " " + name_of(f.way));
+        Choices& choices = net->device().choices();
+        choices.forced[static_cast<int>(f.operation)] = bit(f.way);
+        ++choices.version;
+        expect_near(one_sequence(*net, tokens), want, kForward);
+        choices.forced[static_cast<int>(f.operation)] = 0;
       }
     }
   }

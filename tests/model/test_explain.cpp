@@ -132,7 +132,7 @@ TEST(Tune, ClassesAreOctavesAndRunsOfRows) {
   EXPECT_EQ(row.size.high, 4095);
   EXPECT_EQ(row.depth.low, 512);
   EXPECT_EQ(row.depth.high, 1023);
-  const ChoiceRow step = class_of(mamba1_step_request(64, 1536, DType::kBF16, false), 33);
+  const ChoiceRow step = class_of(mamba1_step_request(64, 1536, DType::kBF16, false, false), 33);
   EXPECT_EQ(step.size.high, kNoLimit);
   EXPECT_EQ(step.depth.low, 1024);
 }

@@ -113,8 +113,13 @@ class Mamba1 : public Mixer {
   void step(const Context& ctx, const LayerView& v, const StepInput& x, Buf y,
             Arena scratch) const override {
     const Saved s = layout_saved(ctx, scratch, scratch);
-    linear(ctx, x, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
     Mamba1StepArgs a{};
+    if (x.norm != nullptr && !in_blocks(v.weights[in_w_])) {
+      a.input = {*x.norm, linear_args(ctx, x.x, D_, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_,
+                                      2 * E_, D_)};
+    } else {
+      linear(ctx, x, v.weights[in_w_], bias(v, in_b_), s.xz, 2 * E_, 2 * E_, D_);
+    }
     a.B = ctx.B, a.E = E_, a.N = N_, a.R = R_, a.K = K_;
     a.conv_silu = c_.conv_silu, a.norms = c_.bcdt_rms, a.norm_eps = c_.bcdt_rms_eps;
     a.product = ctx.product;
