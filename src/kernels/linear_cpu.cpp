@@ -21,9 +21,15 @@ constexpr int64_t kPackDepth = 1024;             // packed at once when B is not
 constexpr int64_t kPackWords = 2 * 1024 * 1024;  // and at most 8 MiB, so that it stays in L3
 constexpr int64_t kChunk = 64;                   // words of a row transposed at once
 constexpr int64_t kSerial = 1 << 16;             // multiply-adds below which threads do not pay
+constexpr int64_t kRowsToWiden = 16;             // that make it worth to widen a panel of pairs
 
 MAMBA_INLINE int64_t minimum(int64_t a, int64_t b) { return a < b ? a : b; }
 MAMBA_INLINE int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Of the copy of a block of A.
+MAMBA_INLINE int64_t copy_words_of(int64_t rows, int64_t depth) {
+  return (rows * depth + 31) / 16 * 16;
+}
 
 // C (rows, cols) (+)= A (rows, depth) B (depth, cols) + bias.
 struct Problem {
@@ -254,6 +260,24 @@ void copy_transposed(const Problem& p, int64_t row, int64_t rows, int64_t k, int
   }
 }
 
+// Widens `words` of a panel of pairs: both of each word in f32, as the inner kernel would.
+template <Kind kKind>
+void widen_panel(int64_t words, const float* panel, float* out) {
+  for (int64_t at = 0; at < words * kPanel; at += kPanel, panel += kPanel, out += 2 * kPanel) {
+    for (int64_t v = 0; v < kPanel; v += F32::kLanes) {
+      if constexpr (kKind == kHalf) {
+        const f16* pairs = reinterpret_cast<const f16*>(panel + v);
+        load_f16(pairs).store(out + v);
+        load_f16(pairs + F32::kLanes).store(out + kPanel + v);
+      } else {
+        const F32 pairs = F32::load(panel + v);
+        floats_of(words_of(pairs) << 16).store(out + v);
+        floats_of(words_of(pairs) & 0xffff0000u).store(out + kPanel + v);
+      }
+    }
+  }
+}
+
 // All rows of a block times the first V vectors of one panel.
 template <Kind kKind, int64_t kStep, int V>
 void block_times_vectors(int64_t rows, int64_t words, const float* a, int64_t a_row, const float* b,
@@ -282,16 +306,18 @@ void block_times_panel(int64_t rows, int64_t words, const float* a, int64_t a_ro
   }
 }
 
-// Rows row..row+rows of C, panels first..last of the part. `copy` holds a block of A.
+// Rows row..row+rows of C, panels first..last of the part. `copy` holds a block of A, behind it
+// one of a panel, for as many rows as are worth widening it once: the bits are the same.
 template <Kind kKind, int64_t kStep>
 void tile(const Problem& p, const Part& part, int64_t row, int64_t rows, int64_t first,
-          int64_t last, int64_t copy_depth, float* copy) {
+          int64_t last, int64_t rows_of_copy, int64_t copy_depth, float* copy) {
   constexpr bool kPairs = kKind != kFloat;
   // Steps of A to one step of the depth, as a fraction: a word of kDot holds two.
   constexpr int64_t kHalf = kKind == kDot ? 2 : 1;
   const bool as_is =
       kStep == 1 && kKind != kDot && p.product == Product::kF32 && !(kPairs && part.depth % 2 != 0);
   const int64_t copy_stride = copy_depth / kHalf;
+  [[maybe_unused]] float* wide = copy + copy_words_of(rows_of_copy, copy_depth);
   for (int64_t k0 = 0; k0 < part.depth; k0 += copy_depth) {
     const int64_t kn = minimum(copy_depth, part.depth - k0);
     const float* a = copy;
@@ -311,9 +337,18 @@ void tile(const Problem& p, const Part& part, int64_t row, int64_t rows, int64_t
         const Output out = {p.c + row * p.c_stride + col, p.c_stride, minimum(kPanel, p.cols - col),
                             begin && p.bias != nullptr ? p.bias + col : nullptr,
                             !begin || p.accumulate};
-        block_times_panel<kKind, kStep>(
-            rows, words_for(minimum(kDepth, kn - k), kPairs), a + k / kHalf * kStep, a_row,
-            part.panels + panel * part.panel_stride + words_for(k0 + k, kPairs) * kPanel, out);
+        const int64_t n = minimum(kDepth, kn - k);
+        const float* b =
+            part.panels + panel * part.panel_stride + words_for(k0 + k, kPairs) * kPanel;
+        if constexpr (kKind == kShift || kKind == Kind::kHalf) {
+          if (rows >= kRowsToWiden) {
+            widen_panel<kKind>(words_for(n, true), b, wide);
+            block_times_panel<kFloat, kStep>(rows, n, a + k * kStep, a_row, wide, out);
+            continue;
+          }
+        }
+        block_times_panel<kKind, kStep>(rows, words_for(n, kPairs), a + k / kHalf * kStep, a_row, b,
+                                        out);
       }
     }
   }
@@ -345,9 +380,9 @@ MAMBA_INLINE void run_tile(const Problem& p, const Part& part, const Tiling& t, 
   const int64_t rows = minimum(t.rows, p.rows - row);
   const auto with = [&]<Kind kKind>() {
     if (p.a_transposed) {
-      tile<kKind, kTileRows>(p, part, row, rows, first, last, t.copy_depth, copy);
+      tile<kKind, kTileRows>(p, part, row, rows, first, last, t.rows, t.copy_depth, copy);
     } else {
-      tile<kKind, 1>(p, part, row, rows, first, last, t.copy_depth, copy);
+      tile<kKind, 1>(p, part, row, rows, first, last, t.rows, t.copy_depth, copy);
     }
   };
   if (held == DType::kF32) {
@@ -372,7 +407,9 @@ void multiply(Stream& stream, const Problem& p, const PackedLinear* packed) {
   const int64_t most = packed ? p.cols : blocks(kPackWords, panel_words) * kPanel;
   const int64_t pack_cols = minimum(p.cols, most);
   const int64_t pack_words = packed ? 0 : blocks(pack_cols, kPanel) * panel_words;
-  const int64_t copy_words = (t.rows * t.copy_depth + 31) / 16 * 16;
+  const bool widens = pairs && p.rows >= kRowsToWiden;
+  const int64_t copy_words =
+      copy_words_of(t.rows, t.copy_depth) + (widens ? copy_words_of(kDepth, kPanel) : 0);
   const int threads = p.rows * p.cols * p.depth < kSerial ? 1 : stream.threads;
   float* scratch = stream.scratch<float>(pack_words + threads * copy_words);
   if (scratch == nullptr) return;

@@ -29,8 +29,9 @@ struct I32 {
 struct Quad {  // four bytes of x in each lane
   __m512i v;
 };
+typedef int8_t Byte;  // of x, as it is held
 MAMBA_INLINE I32 set_i32(int32_t x) { return {_mm512_set1_epi32(x)}; }
-MAMBA_INLINE Quad load_quad(const int8_t* x) {
+MAMBA_INLINE Quad load_quad(const Byte* x) {
   int32_t word;
   memcpy(&word, x, 4);
   return {_mm512_set1_epi32(word)};
@@ -43,13 +44,12 @@ MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) { return {_mm512_dpbusd_epi32(sum
 MAMBA_INLINE I32 plus(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 MAMBA_INLINE F32 to_f32(I32 x) { return {_mm512_cvtepi32_ps(x.v)}; }
 #elif defined(__AVX2__)
-// Without such an instruction: bytes 0, 2 and bytes 1, 3 as 16-bit numbers.
+// Without such an instruction: bytes 0, 2 and bytes 1, 3 as 16-bit numbers. x is held so, and codes
+// that many rows meet are widened once.
 #if defined(__AVX512BW__)
 typedef __m512i Ints;
 MAMBA_INLINE Ints set_ints(int32_t x) { return _mm512_set1_epi32(x); }
-MAMBA_INLINE Ints left_8(Ints x) { return _mm512_slli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8(Ints x) { return _mm512_srli_epi16(x, 8); }
-MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm512_srai_epi16(x, 8); }
 MAMBA_INLINE Ints both(Ints x, Ints y) { return _mm512_and_si512(x, y); }
 MAMBA_INLINE Ints pairs(Ints x, Ints y) { return _mm512_madd_epi16(x, y); }
 MAMBA_INLINE Ints sum(Ints x, Ints y) { return _mm512_add_epi32(x, y); }
@@ -57,9 +57,7 @@ MAMBA_INLINE F32 floats(Ints x) { return {_mm512_cvtepi32_ps(x)}; }
 #else
 typedef __m256i Ints;
 MAMBA_INLINE Ints set_ints(int32_t x) { return _mm256_set1_epi32(x); }
-MAMBA_INLINE Ints left_8(Ints x) { return _mm256_slli_epi16(x, 8); }
 MAMBA_INLINE Ints right_8(Ints x) { return _mm256_srli_epi16(x, 8); }
-MAMBA_INLINE Ints right_8_signed(Ints x) { return _mm256_srai_epi16(x, 8); }
 MAMBA_INLINE Ints both(Ints x, Ints y) { return _mm256_and_si256(x, y); }
 MAMBA_INLINE Ints pairs(Ints x, Ints y) { return _mm256_madd_epi16(x, y); }
 MAMBA_INLINE Ints sum(Ints x, Ints y) { return _mm256_add_epi32(x, y); }
@@ -75,18 +73,27 @@ struct Codes {
   Ints even, odd;
 };
 MAMBA_INLINE I32 set_i32(int32_t x) { return {set_ints(x)}; }
-MAMBA_INLINE Quad load_quad(const int8_t* x) {
-  int32_t word;
-  memcpy(&word, x, 4);
-  const Ints bytes = set_ints(word);
-  return {right_8_signed(left_8(bytes)), right_8_signed(bytes)};
+typedef int16_t Byte;  // of x, as it is held: 0, 2, 1, 3 of every four
+MAMBA_INLINE Quad load_quad(const Byte* x) {
+  int32_t words[2];
+  memcpy(words, x, 8);
+  return {set_ints(words[0]), set_ints(words[1])};
 }
 MAMBA_INLINE Codes to_codes(Line line) {
   const Ints bytes = (Ints)line;
   return {both(bytes, set_ints(0x00ff00ff)), right_8(bytes)};
 }
+#define MAMBA_WIDE_CODES 1
+MAMBA_INLINE void store_codes(Codes w, uint8_t* to) { memcpy(to, &w, sizeof w); }
+MAMBA_INLINE Codes load_codes(const uint8_t* from) {
+  Codes w;
+  memcpy(&w, from, sizeof w);
+  return w;
+}
 MAMBA_INLINE I32 dot(I32 total, Codes w, Quad x) {
-  return {sum(total.v, sum(pairs(w.even, x.even), pairs(w.odd, x.odd)))};
+  Ints v = sum(total.v, sum(pairs(w.even, x.even), pairs(w.odd, x.odd)));
+  asm("" : "+v"(v));  // or all products of a group are made first, and go through memory
+  return {v};
 }
 MAMBA_INLINE I32 plus(I32 a, I32 b) { return {sum(a.v, b.v)}; }
 MAMBA_INLINE F32 to_f32(I32 x) { return floats(x.v); }
@@ -101,7 +108,8 @@ struct Codes {
   F32::Int v;
 };
 MAMBA_INLINE I32 set_i32(int32_t x) { return {F32::Int{x, x, x, x}}; }
-MAMBA_INLINE Quad load_quad(const int8_t* x) { return {{x[0], x[1], x[2], x[3]}}; }
+typedef int8_t Byte;  // of x, as it is held
+MAMBA_INLINE Quad load_quad(const Byte* x) { return {{x[0], x[1], x[2], x[3]}}; }
 MAMBA_INLINE Codes to_codes(Line line) { return {(F32::Int)line}; }
 MAMBA_INLINE I32 dot(I32 sum, Codes w, Quad x) {
   const F32::Int byte = {255, 255, 255, 255};
@@ -118,15 +126,28 @@ MAMBA_INLINE F32 to_f32(I32 x) { return {__builtin_convertvector(x.v, F32::Vec)}
 // Of a tile of rows: bytes, and per group the step s, -zero * sum of bytes, s * sum of bytes.
 struct Bytes {
   int64_t K, groups;  // groups of a row
-  int8_t* q;          // (rows, K)
+  Byte* q;            // (rows, K)
   float* step;        // (rows, groups)
   int32_t* start;     // (rows, groups)
   float* total;       // (rows, groups)
 };
 
+#if defined(__AVX512F__)
+// 16 numbers of a byte each.
+MAMBA_INLINE void store_bytes(__m512i v, Byte* q) {
+#if defined(__AVX512VNNI__)
+  _mm_storeu_si128((__m128i*)q, _mm512_cvtsepi32_epi8(v));
+#else
+  constexpr int kOrder = 0xd8;  // 0, 2, 1, 3
+  const __m256i low = _mm256_shufflelo_epi16(_mm512_cvtsepi32_epi16(v), kOrder);
+  _mm256_storeu_si256((__m256i*)q, _mm256_shufflehi_epi16(low, kOrder));
+#endif
+}
+#endif
+
 // 32 numbers to bytes, and the sums of their halves; returns the largest magnitude, or NaN where
 // one is not finite.
-MAMBA_INLINE float block_to_bytes(const float* x, int8_t* q, int32_t sums[2]) {
+MAMBA_INLINE float block_to_bytes(const float* x, Byte* q, int32_t sums[2]) {
   constexpr float kTiny = 0x1p-100f;
 #if defined(__AVX512F__)
   const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
@@ -139,11 +160,38 @@ MAMBA_INLINE float block_to_bytes(const float* x, int8_t* q, int32_t sums[2]) {
   const __m512i least = _mm512_set1_epi32(-127);
   const __m512i a = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)), least);
   const __m512i b = _mm512_max_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(high, inverse)), least);
-  _mm_storeu_si128((__m128i*)q, _mm512_cvtsepi32_epi8(a));
-  _mm_storeu_si128((__m128i*)(q + 16), _mm512_cvtsepi32_epi8(b));
+  store_bytes(a, q);
+  store_bytes(b, q + 16);
   sums[0] = _mm512_reduce_add_epi32(a);
   sums[1] = _mm512_reduce_add_epi32(b);
   return _mm512_cmp_ps_mask(bad, bad, _CMP_UNORD_Q) != 0 ? __builtin_nanf("") : m;
+#elif defined(__AVX2__)
+  F32 most = F32::zero(), bad = F32::zero();
+  for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
+    const F32 v = F32::load(x + i);
+    most = max(most, max(v, F32::zero() - v));
+    bad = bad + v * F32::zero();  // NaN for NaN and infinity
+  }
+  const float m = reduce_max(most);
+  const __m256 inverse = _mm256_set1_ps(m > kTiny ? 127.0f / m : 0.0f);
+  const __m256i least = _mm256_set1_epi32(-127), largest = _mm256_set1_epi32(127);
+  for (int half = 0; half < 2; ++half) {
+    __m256i part[2];
+    for (int i = 0; i < 2; ++i) {
+      const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x + 16 * half + 8 * i), inverse);
+      part[i] = _mm256_min_epi32(_mm256_max_epi32(_mm256_cvtps_epi32(v), least), largest);
+    }
+    const __m256i both = _mm256_add_epi32(part[0], part[1]);
+    __m128i total = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    total = _mm_add_epi32(total, _mm_shuffle_epi32(total, 0x4e));
+    total = _mm_add_epi32(total, _mm_shuffle_epi32(total, 0xb1));
+    sums[half] = _mm_cvtsi128_si32(total);
+    constexpr int kOrder = 0xd8;  // 0, 2, 1, 3
+    __m256i packed = _mm256_packs_epi32(part[0], part[1]);
+    packed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(packed, kOrder), kOrder);
+    _mm256_storeu_si256((__m256i*)(q + 16 * half), _mm256_permute4x64_epi64(packed, kOrder));
+  }
+  return m + reduce_add(bad);
 #else
   F32 most = F32::zero(), bad = F32::zero();
   for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
@@ -185,9 +233,10 @@ MAMBA_INLINE void to_bytes(const float* x, const panels::Layout& l, int64_t row,
 // --- A panel
 // ---------------------------------------------------------------------------------------
 
-// acc[r, :] += groups of `blocks` blocks, for R rows of x from byte column 0 of `q` on.
+// acc[r, :] += groups of `blocks` blocks, for R rows of x from byte column 0 of `q` on. kWide:
+// codes have been widened.
 // Meanwhile kLines lines a group are fetched from `ahead` on, so that memory works while we do.
-template <int R, bool kAdd, int kGroups, int kLines>
+template <int R, bool kAdd, int kGroups, int kLines, bool kWide>
 MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e, const Bytes& x,
                         int64_t row, int64_t first, const uint8_t* ahead, float* acc) {
   constexpr int kRows = panels::kRows, kLanes = F32::kLanes;
@@ -198,7 +247,7 @@ MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e,
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) sum[r][v] = F32::load(acc + r * kRows + v * kLanes);
   }
-  const int8_t* q = x.q + row * x.K + first * panels::kBlock;
+  const Byte* q = x.q + row * x.K + first * panels::kBlock;
   const int64_t at = row * x.groups + first * kGroups;
   for (int64_t g = 0; g < blocks * kGroups; ++g) {
 #pragma GCC unroll 9
@@ -214,7 +263,14 @@ MAMBA_INLINE void micro(int64_t blocks, const uint8_t* codes, const Expanded& e,
       Codes w[kVectors];
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        w[v] = to_codes(load_line(codes + (g * kQuads + i) * panels::kQuad + 4 * v * kLanes));
+        const int64_t from = (g * kQuads + i) * panels::kQuad + 4 * v * kLanes;
+#ifdef MAMBA_WIDE_CODES
+        if constexpr (kWide) {
+          w[v] = load_codes(codes + 2 * from);
+          continue;
+        }
+#endif
+        w[v] = to_codes(load_line(codes + from));
       }
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -252,7 +308,7 @@ void panel_times_one(const uint8_t* panel, const panels::Layout& l, const Bytes&
   F32 sum[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) sum[v] = F32::zero();
-  const int8_t* q = x.q;
+  const Byte* q = x.q;
   const float *step = x.step, *total = x.total;
   const int32_t* start = x.start;
   const uint8_t* run = panel;
@@ -330,9 +386,22 @@ void panel_times_rows(const uint8_t* panel, const panels::Layout& l, const Bytes
     run += panels::run_bytes(l, n);
     int64_t row = 0;
     const auto some = [&]<int R, int kLines>() {
-      micro<R, kAdd, kGroups, kLines>(n, codes, e, x, row, first, ahead, acc + row * kRows);
+      micro<R, kAdd, kGroups, kLines, false>(n, codes, e, x, row, first, ahead, acc + row * kRows);
       row += R;
     };
+#ifdef MAMBA_WIDE_CODES
+    constexpr int64_t kRowsToWiden = 4 * kMicroRows;
+    if (rows >= kRowsToWiden) {
+      alignas(64) uint8_t wide[2 * sizeof e.codes];
+      for (int64_t at = 0; at < n * 8 * panels::kQuad; at += sizeof(Line)) {
+        store_codes(to_codes(load_line(codes + at)), wide + 2 * at);
+      }
+      for (; rows - row >= kMicroRows; row += kMicroRows) {
+        micro<kMicroRows, kAdd, kGroups, 0, true>(n, wide, e, x, row, first, ahead,
+                                                  acc + row * kRows);
+      }
+    }
+#endif
     // Codes of a block, and its scales: where rows are many, waiting for them does not count.
     constexpr int kLines = (kBits + 1 + kGroups - 1) / kGroups;
     if (rows <= kMicroRows) {
@@ -390,12 +459,13 @@ void linear_q_forward(Stream& stream, const LinearQArgs& a) noexcept {
   const int64_t count = (a.N + panels::kRows - 1) / panels::kRows;
   const int64_t part = (tile * groups + 15) / 16 * 16, sums = tile * panels::kRows;
   const int threads = a.M * a.N * a.K < kSerial ? 1 : stream.threads;
-  float* scratch = stream.scratch<float>(tile * a.K / 4 + 16 + 3 * part + threads * sums);
+  constexpr int64_t kInWord = sizeof(float) / sizeof(Byte);
+  float* scratch = stream.scratch<float>(tile * a.K / kInWord + 16 + 3 * part + threads * sums);
   if (scratch == nullptr) return;
   Bytes x = {a.K, groups, nullptr, scratch, nullptr, scratch + part};
   x.start = reinterpret_cast<int32_t*>(scratch + 2 * part);
   float* acc = scratch + 3 * part;
-  x.q = reinterpret_cast<int8_t*>(acc + threads * sums);
+  x.q = reinterpret_cast<Byte*>(acc + threads * sums);
   const uint8_t* panels_at = static_cast<const uint8_t*>(w.data);
   const float* bias = a.bias.as<float>();
   for (int64_t row = 0; row < a.M; row += tile) {
