@@ -165,7 +165,7 @@ MAMBA_INLINE float block_to_bytes(const float* x, Byte* q, int32_t sums[2]) {
   sums[0] = _mm512_reduce_add_epi32(a);
   sums[1] = _mm512_reduce_add_epi32(b);
   return _mm512_cmp_ps_mask(bad, bad, _CMP_UNORD_Q) != 0 ? __builtin_nanf("") : m;
-#elif defined(__AVX2__)
+#else
   F32 most = F32::zero(), bad = F32::zero();
   for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
     const F32 v = F32::load(x + i);
@@ -173,6 +173,7 @@ MAMBA_INLINE float block_to_bytes(const float* x, Byte* q, int32_t sums[2]) {
     bad = bad + v * F32::zero();  // NaN for NaN and infinity
   }
   const float m = reduce_max(most);
+#if defined(__AVX2__)
   const __m256 inverse = _mm256_set1_ps(m > kTiny ? 127.0f / m : 0.0f);
   const __m256i least = _mm256_set1_epi32(-127), largest = _mm256_set1_epi32(127);
   for (int half = 0; half < 2; ++half) {
@@ -191,15 +192,7 @@ MAMBA_INLINE float block_to_bytes(const float* x, Byte* q, int32_t sums[2]) {
     packed = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(packed, kOrder), kOrder);
     _mm256_storeu_si256((__m256i*)(q + 16 * half), _mm256_permute4x64_epi64(packed, kOrder));
   }
-  return m + reduce_add(bad);
 #else
-  F32 most = F32::zero(), bad = F32::zero();
-  for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
-    const F32 v = F32::load(x + i);
-    most = max(most, max(v, F32::zero() - v));
-    bad = bad + v * F32::zero();  // NaN for NaN and infinity
-  }
-  const float m = reduce_max(most);
   const F32 inverse = F32::set(m > kTiny ? 127.0f / m : 0.0f);
   sums[0] = sums[1] = 0;
   for (int64_t i = 0; i < panels::kBlock; i += F32::kLanes) {
@@ -213,6 +206,7 @@ MAMBA_INLINE float block_to_bytes(const float* x, Byte* q, int32_t sums[2]) {
       sums[i / 16] += byte;
     }
   }
+#endif
   return m + reduce_add(bad);
 #endif
 }
