@@ -46,7 +46,8 @@ __global__ void __launch_bounds__(threads > 0 ? threads : kForwardThreads, threa
     }
     return sum;
   };
-  float v0[each], v[each];
+  float v0[each], v[each], w0[each];
+  if constexpr (threads == 0) P::load(a.weight + first, 0, a.width, w0);
   float sum = load(0, v0);
   for (int64_t panel = 1; panel < panels; ++panel) sum += load(panel, v);
   if constexpr (threads > 0) {
@@ -57,10 +58,9 @@ __global__ void __launch_bounds__(threads > 0 ? threads : kForwardThreads, threa
   const float s = 1.0f / sqrtf(sum / static_cast<float>(a.width) + a.eps);
   if (threadIdx.x == 0 && a.rstd != nullptr) a.rstd[row * a.groups + blockIdx.y] = s;
   const auto finish = [&](int64_t panel, float(&u)[each]) {
-    float w[each];
-    P::load(a.weight + first, panel, a.width, w);
+    if constexpr (threads > 0) P::load(a.weight + first, panel, a.width, w0);
 #pragma unroll
-    for (int i = 0; i < each; ++i) u[i] *= s * w[i];
+    for (int i = 0; i < each; ++i) u[i] *= s * w0[i];
     P::store(y, panel, a.width, u);
   };
   finish(0, v0);

@@ -33,7 +33,10 @@ __global__ void __launch_bounds__(threads) forward_kernel(Forward a, const X* x,
 #pragma unroll
     for (int i = 0; i < each; ++i) r[i] += more[i];
   };
-  float first[each], sum = 0;
+  // With the row, where there is room.
+  constexpr bool kWeightToo = each <= 8;
+  float w[each], first[each], sum = 0;
+  if (kWeightToo && a.weight != nullptr) P::load(a.weight, 0, a.dim, w);
   load_sum(0, first);
 #pragma unroll
   for (int i = 0; i < each; ++i) sum += first[i] * first[i];
@@ -51,8 +54,7 @@ __global__ void __launch_bounds__(threads) forward_kernel(Forward a, const X* x,
 #pragma unroll
     for (int i = 0; i < each; ++i) r[i] *= s;
     if (a.weight != nullptr) {
-      float w[each];
-      P::load(a.weight, panel, a.dim, w);
+      if (!kWeightToo || panel > 0) P::load(a.weight, panel, a.dim, w);
 #pragma unroll
       for (int i = 0; i < each; ++i) r[i] *= w[i];
     }
@@ -73,13 +75,11 @@ struct Backward {
 };
 
 // dr of a row at a time, which the block holds at once, and the sums of the block's rows where
-// there is room for them. Of the longer rows, few of which are in work at a time, the next one
-// arrives meanwhile.
+// there is room for them. The block's next row arrives meanwhile.
 template <class R, class Y, class D, int each>
 __global__ void __launch_bounds__(kMostThreads)
     whole_backward_kernel(Backward a, const R* r, const Y* dy, D* dr) {
   wait_for_previous();
-  constexpr bool kAhead = each > 4;
   using P = Panel<0, each, 4>;
   extern __shared__ uint4 room[];
   __shared__ float shared[2][kWarp];
@@ -87,6 +87,9 @@ __global__ void __launch_bounds__(kMostThreads)
   RowsAhead<R, each, 4> ahead_r;
   RowsAhead<float, each, 4> ahead_past;
   RowsAhead<Y, each, 4> ahead_dy;
+  ahead_r.begin(rooms, a.dim);
+  ahead_past.begin(rooms + ahead_r.kBytes * blockDim.x, a.dim);
+  ahead_dy.begin(rooms + (ahead_r.kBytes + ahead_past.kBytes) * blockDim.x, a.dim);
   const auto fetch = [&](int slot, int64_t row) {
     if (row < a.rows) {
       ahead_r.fetch(slot, r + row * a.r_stride, a.dim);
@@ -97,12 +100,6 @@ __global__ void __launch_bounds__(kMostThreads)
     }
     commit_copies();
   };
-  if constexpr (kAhead) {
-    ahead_r.begin(rooms, a.dim);
-    ahead_past.begin(rooms + ahead_r.kBytes * blockDim.x, a.dim);
-    ahead_dy.begin(rooms + (ahead_r.kBytes + ahead_past.kBytes) * blockDim.x, a.dim);
-    fetch(0, blockIdx.x);
-  }
   const float share = 1.0f / static_cast<float>(a.dim);
   float w[each], dweight[each] = {};
   if (a.weight != nullptr) {
@@ -112,22 +109,17 @@ __global__ void __launch_bounds__(kMostThreads)
     for (int i = 0; i < each; ++i) w[i] = 1;
   }
   int slot = 0;
+  fetch(slot, blockIdx.x);
   float next_s = a.rstd[blockIdx.x];
   for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x, slot ^= 1) {
     const int64_t next = row + gridDim.x;
     const float s = next_s;
     float n[each], g[each], past[each] = {}, sum = 0;
-    if constexpr (kAhead) {
-      fetch(slot ^ 1, next);
-      wait_copies<1>();
-      ahead_r.load(slot, n);
-      ahead_dy.load(slot, g);
-      if (a.dresidual_out != nullptr) ahead_past.load(slot, past);
-    } else {
-      P::load(r + row * a.r_stride, 0, a.dim, n);
-      P::load(dy + row * a.dy_stride, 0, a.dim, g);
-      if (a.dresidual_out != nullptr) P::load(a.dresidual_out + row * a.dim, 0, a.dim, past);
-    }
+    fetch(slot ^ 1, next);
+    wait_copies<1>();
+    ahead_r.load(slot, n);
+    ahead_dy.load(slot, g);
+    if (a.dresidual_out != nullptr) ahead_past.load(slot, past);
     if (next < a.rows) next_s = a.rstd[next];
 #pragma unroll
     for (int i = 0; i < each; ++i) {
@@ -277,14 +269,13 @@ void rms_norm_backward(Stream& stream, const RmsNormBackwardArgs& a) noexcept {
   with_gradient_types(
       stream, name, a.r.dtype, a.dy.dtype, a.dr.dtype, [&]<class R, class Y, class D>() {
         if (at_once) {
-          const size_t bytes = RowsAhead<R, 8, 4>::kBytes + RowsAhead<float, 8, 4>::kBytes +
-                               RowsAhead<Y, 8, 4>::kBytes;
+          const int64_t bytes = RowsAhead<R, 1, 1>::kBytes + RowsAhead<float, 1, 1>::kBytes +
+                                RowsAhead<Y, 1, 1>::kBytes;
           launch_early(
               stream, name,
               each == 4 ? whole_backward_kernel<R, Y, D, 4> : whole_backward_kernel<R, Y, D, 8>,
-              grid, dim3(static_cast<unsigned>(whole)),
-              each == 4 ? 0 : bytes * static_cast<size_t>(whole), b, a.r.as<R>(), a.dy.as<Y>(),
-              a.dr.as<D>());
+              grid, dim3(static_cast<unsigned>(whole)), static_cast<size_t>(bytes * each * whole),
+              b, a.r.as<R>(), a.dy.as<Y>(), a.dr.as<D>());
           return;
         }
         with_long_panel<wide>(vectors, [&]<int threads, int each, int vec>() {

@@ -18,23 +18,24 @@ struct Panel {
     const int all = threads > 0 ? threads : static_cast<int>(blockDim.x);
     return panel * kWidth + (vector * all + static_cast<int>(threadIdx.x)) * vec;
   }
-  // v = p[columns], 0 beyond dim. dim is a multiple of vec.
+  // v = p[columns], 0 beyond dim. dim is a multiple of vec. Nothing waits for a load before all are
+  // under way, those of other rows that are loaded next to this one too.
   template <class T>
   static __device__ __forceinline__ void load(const T* p, int64_t panel, int64_t dim,
                                               float (&v)[each]) {
+    constexpr int kStep = vec * sizeof(T) > 16 ? 16 / sizeof(T) : vec;
+    using V = Vector<T, kStep>;
+    V raw[each / kStep] = {};
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      float part[vec];
       const int64_t c = column(panel, i);
-      if (c < dim) {
-        load_n<vec>(p + c, part);
-      } else {
 #pragma unroll
-        for (int j = 0; j < vec; ++j) part[j] = 0;
+      for (int j = 0; j < vec; j += kStep) {
+        if (c < dim) raw[(i * vec + j) / kStep] = *reinterpret_cast<const V*>(p + c + j);
       }
-#pragma unroll
-      for (int j = 0; j < vec; ++j) v[i * vec + j] = part[j];
     }
+#pragma unroll
+    for (int i = 0; i < each; ++i) v[i] = to_float(raw[i / kStep].at[i % kStep]);
   }
   template <class T>
   static __device__ __forceinline__ void store(T* p, int64_t panel, int64_t dim,
